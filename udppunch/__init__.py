@@ -1,0 +1,3 @@
+"""udppunch gets UDP through NATs and firewalls: it punches, relays and exposes."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,158 @@
+"""The command line: reads it with docopt, calls what it asks for, and turns errors to statuses."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+
+import docopt
+
+from udppunch import __version__, config, logs, usage
+from udppunch.config import Invalid
+from udppunch.errors import EX_USAGE, CommandError, UsageError
+
+log = logging.getLogger(__name__)
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Run the command; the exit status (sysexits.h)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _command(arguments, os.environ)
+    except CommandError as error:
+        print(f"udppunch: {error}", file=sys.stderr)
+        return error.status
+    except BrokenPipeError:
+        return 0
+    except KeyboardInterrupt:
+        return 130
+
+
+def _command(arguments: List[str], environment: Mapping[str, str]) -> int:
+    if not arguments:
+        print(usage.TOP, end="", file=sys.stderr)
+        return EX_USAGE
+    first, rest = arguments[0], arguments[1:]
+    if first in ("-h", "--help", "help"):
+        print(usage.TOP, end="")
+        return 0
+    if first in ("-V", "--version"):
+        print(f"udppunch {__version__}")
+        return 0
+    name = config.ALIASES.get(first, first)
+    if name not in usage.COMMANDS:
+        known = {**usage.COMMANDS, **config.ALIASES}
+        kind = "option" if first.startswith("-") else "command"
+        hint = "" if kind == "option" else config.nearest(first, known)
+        raise UsageError(f"unknown {kind} {first}{hint or '; see udppunch --help'}")
+    if any(word in ("-h", "--help") for word in _before_dashes(rest)):
+        print(usage.COMMANDS[name], end="")
+        return 0
+    parsed = _parse(name, rest)
+    if parsed is None:
+        print(usage.COMMANDS[name], end="", file=sys.stderr)
+        return EX_USAGE
+    try:
+        return _run(name, parsed, environment)
+    except Invalid as error:
+        raise UsageError(f"{error}; see udppunch {name} --help") from None
+
+
+def _run(name: str, parsed: Dict[str, Any], environment: Mapping[str, str]) -> int:
+    if name == "demo":
+        from udppunch import demo
+
+        return demo.run(parsed, environment)
+    from udppunch.proc import worker
+
+    settings = {key: parsed.pop(key) for key in config.PROCESS if key in parsed}
+    settings = {key: value for key, value in settings.items() if value not in (None, False)}
+    warnings: List[str] = []
+    if name == "run":
+        roles, of_file = config.load_file(parsed["file"], environment)
+        settings = {**of_file, **settings}
+        if config.is_exposed(parsed["file"]) and config.holds_key(parsed["file"]):
+            warnings.append(f"{parsed['file']} holds a key and others may read it: chmod 600")
+    else:
+        roles, warnings = _one_role(name, parsed, environment)
+    process = config.process_config(settings, environment)
+    logs.set_up(process.log_level, process.log_json, environment)
+    for warning in warnings:
+        log.warning("%s", warning)
+    worker.run(roles, process, environment)
+    return 0
+
+
+def _one_role(
+    name: str, parsed: Dict[str, Any], environment: Mapping[str, str]
+) -> Tuple[List[Tuple[str, Any]], List[str]]:
+    warnings = []
+    key_file = parsed.get("key-file")
+    if parsed.get("key") is not None:
+        warnings.append("a key on the command line can be seen by others: better --key-file FILE")
+    if key_file is not None and config.is_exposed(key_file):
+        warnings.append(f"key file {key_file} may be read by others: chmod 600")
+    return [(name, config.role_config(name, parsed, environment))], warnings
+
+
+def _parse(name: str, words: List[str]) -> Optional[Dict[str, Any]]:
+    """Settings by name; None when what the command needs is missing. Raises UsageError."""
+    text = usage.COMMANDS[name]
+    _refuse_unknown_options(name, words)
+    try:
+        found = docopt.docopt(text, [name, *words], help=False)
+    except docopt.DocoptExit as error:
+        complaint = str(error).split("\n")[0].strip()
+        if complaint and not complaint.lower().startswith("usage"):
+            raise UsageError(f"{complaint}; see udppunch {name} --help") from None
+        if _too_many(text, name, words):
+            raise UsageError(f"too many arguments; see udppunch {name} --help") from None
+        return None
+    parsed = {}
+    for word, value in found.items():
+        if word not in (name, "--help"):
+            parsed[word.lstrip("-").lower()] = value
+    # A default that says in words what happens is for people; the setting has its own.
+    settings = {**config.ROLES.get(name, {}), **config.PROCESS}
+    given = {option.split("=")[0] for option in _before_dashes(words) if option.startswith("-")}
+    for option in _options(text):
+        key = option.name.lstrip("-")
+        if key in settings and not any(option.name.startswith(word) for word in given):
+            parsed[key] = None
+    return parsed
+
+
+def _refuse_unknown_options(name: str, words: Sequence[str]) -> None:
+    options = _options(usage.COMMANDS[name])
+    known = {word: None for option in options for word in (option.short, option.long) if word}
+    for word in _before_dashes(words):
+        bare = word.split("=")[0]
+        if len(bare) > 1 and bare.startswith("-") and not any(k.startswith(bare) for k in known):
+            hint = config.nearest(bare, known)
+            raise UsageError(f"unknown option {bare} of udppunch {name}{hint}")
+
+
+def _options(text: str) -> List[Any]:
+    """The options that a usage text describes: each with `name`, `short`, `long`, `value`."""
+    return list(docopt.parse_defaults(text))  # type: ignore[attr-defined]
+
+
+def _too_many(text: str, name: str, words: Sequence[str]) -> bool:
+    """Whether one word less would have been right."""
+    for index in range(len(words)):
+        try:
+            docopt.docopt(text, [name, *words[:index], *words[index + 1 :]], help=False)
+        except docopt.DocoptExit:
+            continue
+        return True
+    return False
+
+
+def _before_dashes(words: Sequence[str]) -> Sequence[str]:
+    return words[: words.index("--")] if "--" in words else words
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""Log lines on standard error: for a terminal, for the journal, or JSON for machines."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from typing import Mapping
+
+from udppunch.notices import TRACE
+
+_LEVELS = {
+    "trace": TRACE,
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
+# syslog(3) priorities
+_PRIORITIES = {TRACE: 7, logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3}
+
+
+class _Terminal(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        at = time.strftime("%H:%M:%S", time.localtime(record.created))
+        name = record.levelname.lower()
+        return f"{at}.{int(record.msecs):03d} {name:7} {_one_line(super().format(record))}"
+
+
+class _Journal(logging.Formatter):
+    """The journal has a clock of its own, and takes the priority from the start of a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"<{_PRIORITIES.get(record.levelno, 3)}>{_one_line(super().format(record))}"
+
+
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": round(record.created, 3),
+            "level": record.levelname.lower(),
+            "event": getattr(record, "event", record.name),
+            "message": super().format(record),
+            **getattr(record, "fields", {}),
+        }
+        return json.dumps(line)
+
+
+class _Stream(logging.StreamHandler):  # type: ignore[type-arg]
+    """Goes on without a log when the log can't be written: a full disk ends no path."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
+
+
+def set_up(level: str, as_json: bool, environment: Mapping[str, str]) -> None:
+    """Make the `udppunch` loggers write to standard error."""
+    logging.addLevelName(TRACE, "TRACE")
+    handler = _Stream(sys.stderr)
+    if as_json:
+        handler.setFormatter(_Json())
+    else:
+        handler.setFormatter(_Journal() if _under_journal(environment) else _Terminal())
+    logger = logging.getLogger("udppunch")
+    logger.handlers[:] = [handler]
+    logger.setLevel(_LEVELS[level])
+    logger.propagate = False
+
+
+def _under_journal(environment: Mapping[str, str]) -> bool:
+    """Whether standard error is the very stream that the service manager set up (systemd.exec)."""
+    try:
+        status = os.fstat(sys.stderr.fileno())
+    except (OSError, ValueError, AttributeError):
+        return False
+    return environment.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+def _one_line(text: str) -> str:
+    """Control characters made visible: what strangers send is never taken for a line of ours."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

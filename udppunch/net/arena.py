@@ -1,0 +1,50 @@
+"""The one piece of memory that datagrams live in, from a receive to the flush after it.
+
+It holds a slot for each datagram (or train of them) that one wake-up may receive, and a
+scratch area for what roles send of their own. Pages that no datagram reached cost nothing.
+"""
+
+from __future__ import annotations
+
+import mmap
+
+LARGEST_DATAGRAM = 65_507
+
+_SLOT = 65_536
+# Slots exactly 64 KiB apart would all begin in the same sets of the processor's caches, and
+# short datagrams would evict each other.
+_COLOUR = 1_088
+_SCRATCH = 1 << 20
+
+
+class Arena:
+    """`position`s count from `origin`, which is the memory's address if `origin` is given."""
+
+    def __init__(self, slots: int, slot_size: int = _SLOT) -> None:
+        self.slots = slots
+        self.slot_size = slot_size
+        self.stride = slot_size + _COLOUR
+        self._scratch_at = slots * self.stride
+        self.memory = mmap.mmap(
+            -1, self._scratch_at + _SCRATCH, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        )
+        self.view = memoryview(self.memory)
+        self.origin = 0
+        self._free_at = self._scratch_at
+
+    def cut(self, position: int, length: int) -> memoryview:
+        start = position - self.origin
+        return self.view[start : start + length]
+
+    def has_room(self, length: int) -> bool:
+        return self._free_at + length <= len(self.view)
+
+    def keep(self, data: bytes) -> int:
+        """Copies into the scratch area, which must have room; gives the position."""
+        start = self._free_at
+        self._free_at = end = start + len(data)
+        self.view[start:end] = data
+        return self.origin + start
+
+    def clear_scratch(self) -> None:
+        self._free_at = self._scratch_at

@@ -1,0 +1,80 @@
+"""How datagrams for one destination are laid together into segmented sends (UDP_SEGMENT).
+
+One segmented message carries datagrams of one size, the last of which may be shorter, and
+the kernel cuts it into them again. The pieces need not be neighbours in memory: each message
+gathers them by an I/O vector. A shorter one closes the group, or else datagrams would swap.
+"""
+
+from __future__ import annotations
+
+from typing import List, NamedTuple, Sequence, Tuple
+
+Piece = Tuple[int, int, int]  # position, length, segment
+
+# 64 is what every kernel with UDP_SEGMENT takes (128 only newer ones); an IP packet of 65,535
+# bytes less the longest headers is the other bound.
+MOST_SEGMENTS = 64
+MOST_OCTETS = 65_000
+
+
+class Group(NamedTuple):
+    """One message: `spans` is position, length, position, length and so on."""
+
+    segment: int
+    datagrams: int
+    octets: int
+    spans: List[int]
+
+
+def group(pieces: Sequence[Piece], largest: int) -> List[Group]:
+    """Lays pieces, in order, into messages; datagrams longer than `largest` go alone."""
+    groups: List[Group] = []
+    largest = min(largest, MOST_OCTETS // 2)  # beyond it no two fit one message
+    size = count = octets = limit = 0  # of the open group; count == limit: none is open
+    spans: List[int] = []
+    for position, length, segment in pieces:
+        if segment == size and count < limit:
+            if length == size:
+                spans += (position, length)
+                count += 1
+                octets += length
+                continue
+            more = -(-length // size)
+            if count + more <= limit:
+                spans += (position, length)
+                count = count + more if length % size == 0 else limit
+                octets += length
+                continue
+        elif length == segment < size and count < limit and length:
+            spans += (position, length)
+            octets += length
+            count = limit
+            continue
+        if spans:
+            groups.append(Group(size, -(-octets // size), octets, spans))
+            spans = []
+        if segment > largest or not length:
+            _singly(groups, position, length, segment)
+            size = count = limit = 0
+            continue
+        size, limit = segment, min(MOST_SEGMENTS, MOST_OCTETS // segment)
+        whole = limit * size
+        while length > whole:
+            groups.append(Group(size, limit, whole, [position, whole]))
+            position += whole
+            length -= whole
+        spans = [position, length]
+        octets = length
+        count = length // size if length % size == 0 else limit
+    if spans:
+        groups.append(Group(size, -(-octets // size), octets, spans))
+    return groups
+
+
+def _singly(groups: List[Group], position: int, length: int, segment: int) -> None:
+    if length <= segment:
+        groups.append(Group(length, 1, length, [position, length]))
+        return
+    for start in range(0, length, segment):
+        part = min(segment, length - start)
+        groups.append(Group(part, 1, part, [position + start, part]))

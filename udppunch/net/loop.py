@@ -1,0 +1,248 @@
+"""The loop that runs roles: sleeps until something comes or is due, and sees to it.
+
+Each wake-up reads the clock once, receives a batch from every socket that is ready, calls
+what is due and then sends everything together, so that datagrams for one destination leave
+in few system calls. Only then are sockets opened and closed and outcomes told, as calls of
+their own: no role is ever called from within a call to its outbox.
+"""
+
+from __future__ import annotations
+
+import selectors
+import socket
+from typing import Any, Callable, List, Optional, Protocol, Tuple
+
+from udppunch.contract import Endpoint, Lookup, Role
+from udppunch.net import clock as clocks
+from udppunch.net import mmsg, portable, resolve, socketerrors, udp
+from udppunch.net.arena import Arena
+from udppunch.net.outbox import Dispatch, LoopOutbox, Sender
+from udppunch.net.resolve import Answer, Resolution
+from udppunch.net.troubles import Troubles
+from udppunch.net.udp import UdpSocket
+
+_SLOTS = 256
+_PORTABLE_SLOTS = 64
+# Outcomes may lead to requests and these to outcomes; after so many turns the sockets have
+# theirs, lest a role that asks forever starve them.
+_MOST_TURNS = 16
+
+
+class Receiver(Protocol):
+    def receive(self, udp: UdpSocket, now: float) -> None: ...
+
+    def full(self) -> bool: ...
+
+    def rewind(self) -> None: ...
+
+
+class Loop:
+    """Runs roles until `stop`. Raises CommandError if an essential endpoint can't be opened.
+
+    `offload` permits UDP_GRO and UDP_SEGMENT; `batched` chooses the batch calls, by default
+    where the platform has them. `open_socket` may hand out sockets that exist already, as
+    those a supervisor bound.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = clocks.monotonic,
+        offload: bool = True,
+        *,
+        batched: bool = mmsg.available(),
+        open_socket: Callable[[Endpoint], socket.socket] = udp.open_socket,
+        slots: int = 0,
+    ) -> None:
+        self._clock = clock
+        self._offload = offload and batched
+        self._open_socket = open_socket
+        self._troubles = Troubles(clock)
+        self.counters = self._troubles.counters
+        arena = Arena(slots or (_SLOTS if batched else _PORTABLE_SLOTS))
+        self._receiver: Receiver
+        sender: Sender
+        if batched:
+            arena.origin = mmsg.address_of(arena.memory)
+            self._receiver = mmsg.MmsgReceiver(arena, self._troubles)
+            sender = mmsg.MmsgSender(arena, self._troubles)
+        else:
+            self._receiver = portable.PortableReceiver(arena, self._troubles)
+            sender = portable.PortableSender(arena, self._troubles)
+        self._dispatch = Dispatch(arena, sender, self._troubles)
+        self._selector = selectors.DefaultSelector()
+        self._outboxes: List[LoopOutbox] = []
+        self._starting: List[LoopOutbox] = []
+        self._resolutions: List[Tuple[LoopOutbox, Resolution]] = []
+        self._told_all = True
+        self._stopping = False
+
+    def outbox(self) -> LoopOutbox:
+        """An outbox to make one role with."""
+        return LoopOutbox(self._dispatch)
+
+    def add(self, role: Role, outbox: LoopOutbox) -> None:
+        """Runs the role, whose `start` is called at the next turn."""
+        outbox.role = role
+        self._starting.append(outbox)
+
+    def add_reader(self, fileobj: Any, callback: Callable[[], None]) -> None:
+        """Calls back whenever `fileobj` is readable."""
+        self._selector.register(fileobj, selectors.EVENT_READ, callback)
+
+    def remove_reader(self, fileobj: Any) -> None:
+        self._selector.unregister(fileobj)
+
+    def stop(self) -> None:
+        """Ends `run` after this turn. For roles and readers; a sleeping loop is not woken."""
+        self._stopping = True
+
+    def run(self) -> None:
+        try:
+            while not self._stopping:
+                self.turn()
+            now = self._clock()
+            for outbox in self._outboxes:
+                outbox.role.stop(now)
+            self._dispatch.flush()
+        finally:
+            self.close()
+
+    def turn(self) -> None:
+        """Starts what was added, sleeps until something is to do, and does it."""
+        while self._starting:
+            outbox = self._starting.pop(0)
+            self._outboxes.append(outbox)
+            outbox.role.start(self._clock())
+            self._settle(self._clock())
+        ready = self._selector.select(self._patience())
+        now = self._clock()
+        for key, _ in ready:
+            data = key.data
+            if type(data) is UdpSocket:
+                self._receive(data, now)
+            else:
+                data()
+        self._expire(now)
+        self._settle(now)
+
+    def close(self) -> None:
+        """Closes every socket and ends lookups, without a word to the roles."""
+        for udp_socket in list(self._dispatch.sockets.values()):
+            self._close(udp_socket)
+        for _, resolution in self._resolutions:
+            self._selector.unregister(resolution.pipe)
+            resolution.end()
+        self._resolutions.clear()
+        self._selector.close()
+
+    def _patience(self) -> Optional[float]:
+        if not self._told_all or self._stopping or self._starting:
+            return 0.0
+        due = [resolution.deadline for _, resolution in self._resolutions]
+        for outbox in self._outboxes:
+            deadline = outbox.role.deadline()
+            if deadline is not None:
+                due.append(deadline)
+        return max(0.0, min(due) - self._clock()) if due else None
+
+    def _receive(self, udp_socket: UdpSocket, now: float) -> None:
+        if udp_socket.closing:
+            return
+        if self._receiver.full():
+            self._flush()
+        self._receiver.receive(udp_socket, now)
+
+    def _flush(self) -> None:
+        self._dispatch.flush()
+        self._receiver.rewind()
+
+    def _expire(self, now: float) -> None:
+        for outbox in self._outboxes:
+            deadline = outbox.role.deadline()
+            if deadline is not None and deadline <= now:
+                outbox.role.expire(now)
+        for entry in self._resolutions[:]:
+            outbox, resolution = entry
+            if resolution.deadline <= now:
+                self._answer(entry, resolution.too_late, now)
+
+    def _settle(self, now: float) -> None:
+        """Flushes, does what roles asked for and tells them, until nothing is left."""
+        for _ in range(_MOST_TURNS):
+            self._flush()
+            self._told_all = not self._tell(now)
+            if self._told_all:
+                return
+
+    def _tell(self, now: float) -> bool:
+        """Whether there was anything to do or to tell."""
+        requests, refused = self._dispatch.requests, self._troubles.refused
+        if not requests and not refused:
+            return False
+        while refused:
+            udp_socket = refused.pop()
+            if not udp_socket.closing:
+                udp_socket.outbox.role.refused(udp_socket.endpoint, now)
+        self._dispatch.flush()
+        # One by one: what a role is told may make it withdraw a later request.
+        for _ in range(len(requests)):
+            if requests:
+                outbox, verb, subject = requests.pop(0)
+                self._do(outbox, verb, subject, now)
+        return True
+
+    def _do(self, outbox: LoopOutbox, verb: str, subject: Any, now: float) -> None:
+        if verb == "open":
+            self._open(outbox, subject, now)
+        elif verb == "close":
+            self._dispatch.flush()
+            self._close(self._dispatch.sockets[subject])
+        else:
+            self._resolve(outbox, subject, now)
+
+    def _open(self, outbox: LoopOutbox, endpoint: Endpoint, now: float) -> None:
+        try:
+            sock = self._open_socket(endpoint)
+            udp_socket = UdpSocket(endpoint, outbox, sock, self._offload)
+        except OSError as error:
+            failure = socketerrors.explain(endpoint, error)
+            if endpoint.essential:
+                raise failure from error
+            outbox.role.failed(endpoint, str(failure), now)
+            return
+        self._dispatch.sockets[endpoint] = udp_socket
+        self._selector.register(udp_socket.descriptor, selectors.EVENT_READ, udp_socket)
+        outbox.role.opened(endpoint, now)
+
+    def _close(self, udp_socket: UdpSocket) -> None:
+        del self._dispatch.sockets[udp_socket.endpoint]
+        self._selector.unregister(udp_socket.descriptor)
+        udp_socket.close()
+
+    def _resolve(self, outbox: LoopOutbox, lookup: Lookup, now: float) -> None:
+        answer = resolve.numeric(lookup)
+        if answer is None:
+            try:
+                resolution = Resolution(lookup, now)
+            except OSError as error:
+                answer = [], f"cannot resolve {lookup.host}: {error.strerror}"
+        if answer is not None:
+            outbox.role.resolved(lookup, *answer, now)
+            return
+        entry = outbox, resolution
+        self._resolutions.append(entry)
+        self.add_reader(
+            resolution.pipe, lambda: self._answer(entry, resolution.answer, self._clock())
+        )
+
+    def _answer(
+        self,
+        entry: Tuple[LoopOutbox, Resolution],
+        answer: Callable[[], Answer],
+        now: float,
+    ) -> None:
+        outbox, resolution = entry
+        self._resolutions.remove(entry)
+        self._selector.unregister(resolution.pipe)
+        found, reason = answer()
+        outbox.role.resolved(resolution.lookup, found, reason, now)

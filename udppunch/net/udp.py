@@ -1,0 +1,104 @@
+"""Opening a UDP socket for an endpoint, and what a loop keeps about an open one."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING, Optional, Tuple
+
+from udppunch.address import is_wildcard
+from udppunch.contract import Endpoint, Route
+from udppunch.net import offload, sockaddr
+from udppunch.net.arena import LARGEST_DATAGRAM
+
+if TYPE_CHECKING:
+    from udppunch.net.outbox import LoopOutbox
+
+_BUFFER = 4 << 20
+
+
+def open_socket(endpoint: Endpoint) -> socket.socket:
+    """Binds, and connects where there is a remote. Raises OSError.
+
+    Never SO_REUSEADDR, which lets a second process take a UDP port silently, and never
+    IP_RECVERR, by which one dead peer's errors cost the live ones their datagrams.
+    """
+    family = sockaddr.family(endpoint.bind)
+    sock = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(sockaddr.to_tuple(endpoint.bind, family))
+        if endpoint.remote is not None:
+            sock.connect(sockaddr.to_tuple(endpoint.remote, family))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+class Prepared:
+    """A route made ready for the kernel; `Route.prepared` holds it."""
+
+    __slots__ = (
+        "udp", "destination", "source", "name", "target", "ancillary", "control", "largest",
+    )  # fmt: skip
+
+    def __init__(self, udp: UdpSocket, route: Route) -> None:
+        self.udp = udp
+        self.destination = route.destination
+        self.source = route.source
+        self.name = b""
+        self.target: Optional[Tuple[str, int]] = None
+        if route.destination is not None:
+            self.name = sockaddr.to_kernel(route.destination, udp.family)
+            self.target = sockaddr.to_tuple(route.destination, udp.family)
+        self.ancillary = offload.leave_from(route.source, udp.family)
+        self.control: Optional[bytes] = None  # `ancillary` as the batch sender wrote it
+        self.largest = LARGEST_DATAGRAM  # datagram that segmented sends may carry
+
+
+class UdpSocket:
+    """An open endpoint. `segments` and `coalesces` say which offloads its kernel has."""
+
+    __slots__ = (
+        "endpoint", "outbox", "sock", "descriptor", "family", "connected", "closing",
+        "closed", "segments", "coalesces",
+    )  # fmt: skip
+
+    def __init__(
+        self, endpoint: Endpoint, outbox: LoopOutbox, sock: socket.socket, use_offload: bool
+    ) -> None:
+        self.endpoint = endpoint
+        self.outbox = outbox
+        self.sock = sock
+        self.descriptor = sock.fileno()
+        self.family = sockaddr.family(endpoint.bind)
+        self.connected = endpoint.remote is not None
+        self.closing = False  # no more bursts; what waits still goes out
+        self.closed = False
+        sock.setblocking(False)
+        offload.large_buffers(sock, _BUFFER)
+        offload.ignore_path_mtu(sock)
+        self.coalesces = use_offload and offload.receive_coalesced(sock)
+        self.segments = use_offload and offload.send_segmented(sock)
+        if endpoint.asked_address and is_wildcard(endpoint.bind):
+            offload.tell_asked_address(sock)
+        endpoint.local = sockaddr.from_tuple(sock.getsockname())
+
+    def close(self) -> None:
+        self.closed = True
+        self.sock.close()
+
+    def send_one(
+        self, data: memoryview, target: Optional[Tuple[str, int]], ancillary: offload.Ancillary
+    ) -> None:
+        """One datagram by an ordinary call. Raises OSError."""
+        if ancillary:
+            if target is None:
+                self.sock.sendmsg([data], ancillary)
+            else:
+                self.sock.sendmsg([data], ancillary, 0, target)
+        elif target is None:
+            self.sock.send(data)
+        else:
+            self.sock.sendto(data, target)

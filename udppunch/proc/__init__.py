@@ -1,0 +1,1 @@
+"""Processes: joins roles to the loop, answers signals and the service manager."""

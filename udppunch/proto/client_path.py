@@ -1,0 +1,331 @@
+"""A client's side of a path: asks for the server, punches, and begins anew until it is up.
+
+Each attempt has a socket, and so a port at the NAT, of its own; the next attempt begins
+while the ones before still listen, and the first way found to work is taken. The mark stays
+the same over all attempts, by which the server knows them for one path.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import List, Optional
+
+from udppunch import address
+from udppunch.address import ANY_IPV4, Address
+from udppunch.contract import Endpoint, Route
+from udppunch.notices import event
+from udppunch.proto import checks, prudence
+from udppunch.proto.asking import Asking
+from udppunch.proto.checks import Candidate
+from udppunch.proto.consent import earliest
+from udppunch.proto.destination import Destination
+from udppunch.proto.handshake import ClientHandshake
+from udppunch.proto.path import Happening, Path, State, Tools
+from udppunch.wire import puncher
+from udppunch.wire.control import Pairing
+from udppunch.wire.malformed import Malformed
+
+log = logging.getLogger(__name__)
+
+_ALIVE_ATTEMPTS = 3
+_FIRST_PATIENCE = 1.0
+_LONGEST_PATIENCE = 30.0
+# Trying goes on after that, but people are told why it takes so long.
+EXPLAIN_AFTER = 5.0
+# A second copy of a handshake that comes this soon was doubled by the network.
+_DOUBLED_WITHIN = 1.0
+
+
+@dataclass(eq=False)
+class _Attempt:
+    number: int
+    endpoint: Endpoint
+    asking: Asking
+    open: bool = False
+    named: Optional[Address] = None
+    handshake: Optional[ClientHandshake] = None
+
+
+class ClientPath(Path):
+    """`to_application` is where the server's payload goes."""
+
+    def __init__(
+        self,
+        tools: Tools,
+        key: bytes,
+        rendezvous: Destination,
+        to_application: Route,
+        now: float,
+    ) -> None:
+        super().__init__(tools, now)
+        self.to_application = to_application
+        self.mark = puncher.new_mark(tools.random(puncher.MARK_RANDOM))
+        self.seen: Optional[Address] = None
+        self.sought_since = now
+        self._up_since = now
+        self._key = key
+        self._rendezvous = rendezvous
+        self._attempts: List[_Attempt] = []
+        self._number = 0
+        self._refusals = 0
+        self._next_attempt: Optional[float] = None
+        self._explain_at: Optional[float] = None
+        self._silence_said = False
+        self._refusal_said = False
+
+    # Endpoints
+
+    def seek(self, now: float) -> None:
+        """Begin an attempt with a fresh local port."""
+        endpoint = Endpoint("client path", ANY_IPV4, owner=self)
+        self._attempts.append(_Attempt(self._number, endpoint, Asking(now, self._refusals)))
+        self._number += 1
+        self._next_attempt = None
+        self._tools.outbox.open(endpoint)
+        while len(self._attempts) > _ALIVE_ATTEMPTS:
+            self._abandon(self._attempts[0])
+
+    def opened(self, endpoint: Endpoint, now: float) -> None:
+        attempt = self._attempt_of(endpoint)
+        if attempt is not None:
+            attempt.open = True
+            self._ask(attempt, now)
+
+    def failed(self, endpoint: Endpoint, now: float) -> None:
+        attempt = self._attempt_of(endpoint)
+        if attempt is not None:
+            self._attempts.remove(attempt)
+            self._next_attempt = now + _LONGEST_PATIENCE
+
+    def release(self) -> None:
+        """Close all that this path holds open."""
+        while self._attempts:
+            self._abandon(self._attempts[0])
+
+    # Datagrams
+
+    def receive(self, datagram: memoryview, route: Route, now: float) -> Optional[Happening]:
+        """A datagram that came along `route`, of whatever kind."""
+        attempt = self._attempt_of(route.endpoint)
+        if attempt is None:
+            return None
+        if self.pairing is not None and datagram[:16] == self.pairing.token:
+            attempt.asking.heard_peer()
+            return self.control(bytes(datagram), route, now)
+        if route.destination == self._rendezvous.address:
+            return self._introduction(attempt, datagram, now)
+        return self._handshake_or_payload(attempt, datagram, route, now)
+
+    def _introduction(
+        self, attempt: _Attempt, datagram: memoryview, now: float
+    ) -> Optional[Happening]:
+        message = self._decode(datagram)
+        if isinstance(message, puncher.Punch):
+            self._silence_said = self._refusal_said = False
+            self._refusals = 0
+            self._punch(attempt, message, now)
+        elif isinstance(message, puncher.Error) and not attempt.asking.named:
+            attempt.asking.heard_refusal(now)
+            self._refusals = attempt.asking.refusals
+            if not self._refusal_said:
+                self._refusal_said = True
+                event(
+                    log, logging.WARNING, "no-server",
+                    f"no server of this key at {self._rendezvous.lookup}; asking on",
+                )
+        return None
+
+    def _punch(self, attempt: _Attempt, punch: puncher.Punch, now: float) -> None:
+        assert self._rendezvous.address is not None
+        refusal = prudence.refusal(punch.peer, self._rendezvous.address)
+        if refusal:
+            self._tools.counters["dropped: imprudent address"] += 1
+            event(
+                log, logging.WARNING, "imprudent",
+                f"not punching {address.text(punch.peer)}: {refusal}",
+            )
+            return
+        first = not attempt.asking.named
+        attempt.named = punch.peer
+        self.seen = punch.seen or self.seen
+        if self._explain_at is None:
+            self._explain_at = now + EXPLAIN_AFTER
+        if first:
+            attempt.asking.heard_named(bool(punch.mark), now)
+        if punch.mark:
+            self._begin_checks(attempt, punch.mark, now)
+            if first:
+                self._next_attempt = now + self._patience()
+        elif first:
+            attempt.handshake = ClientHandshake(now)
+
+    def _begin_checks(self, attempt: _Attempt, server_mark: bytes, now: float) -> None:
+        assert attempt.named is not None
+        found = self.pair(Pairing(self._key, server_mark, self.mark, client=True))
+        opening = checks.attempt(attempt.number)
+        route = Route(attempt.endpoint, attempt.named)
+        if self.state is not State.UP:
+            found.begin(route, opening.opener_ttl, opening.client_hold, now)
+
+    def _handshake_or_payload(
+        self, attempt: _Attempt, datagram: memoryview, route: Route, now: float
+    ) -> Optional[Happening]:
+        accepted = self.state is State.UP and self.accepts(route)
+        young = now - self._up_since < _DOUBLED_WITHIN
+        if accepted and (self.pairing or not young):
+            late = self.pairing is not None and self.pairing.is_control(datagram)
+            return None if late else Happening.PAYLOAD
+        assert route.destination is not None
+        if attempt.named is None or not address.same_ip(route.destination, attempt.named):
+            self._tools.counters["dropped: stranger"] += 1
+            return None
+        message = self._decode(datagram) if len(datagram) <= puncher.PADDED else None
+        if not isinstance(message, puncher.Handshake):
+            return Happening.PAYLOAD if accepted else None
+        if accepted or attempt.handshake is None:
+            return None
+        return self._handshake(attempt, message, route, now)
+
+    def _handshake(
+        self, attempt: _Attempt, message: puncher.Handshake, route: Route, now: float
+    ) -> Optional[Happening]:
+        assert attempt.handshake is not None
+        if message.mark:
+            self._begin_checks(attempt, message.mark, now)
+        if message.step == 1:
+            attempt.handshake.heard_first(now)
+            self._say_second(attempt, now)
+        elif message.step == 3:
+            return self.nominate(route, now)
+        return None
+
+    def nominate(self, route: Route, now: float) -> Happening:
+        happening = super().nominate(route, now)
+        self._up_since = now
+        self._number = 0
+        self._next_attempt = self._explain_at = None
+        for attempt in list(self._attempts):
+            attempt.asking.heard_peer()
+            attempt.handshake = None
+            if attempt.endpoint is not route.endpoint:
+                self._abandon(attempt)
+        return happening
+
+    def _checked(self, candidate: Candidate, now: float) -> Optional[Happening]:
+        return None
+
+    def _answered(self, candidate: Candidate, now: float) -> Optional[Happening]:
+        return None if self.state is State.UP else self.nominate(candidate.route, now)
+
+    # Time
+
+    def expire(self, now: float) -> Optional[Happening]:
+        happening = self.watch(now)
+        if happening is Happening.LOST:
+            self._seek_again(now)
+        if happening is not None or self.state in (State.UP, State.CLOSING):
+            return happening
+        if now - self.consent.carried >= self._tools.idle:
+            return self._end()
+        for attempt in list(self._attempts):
+            if attempt.open:
+                self._ask(attempt, now)
+                self._say_second(attempt, now)
+        if self._next_attempt is not None and now >= self._next_attempt:
+            self.seek(now)
+        if self._explain_at is not None and now >= self._explain_at:
+            self._explain(now)
+        return None
+
+    def deadline(self) -> Optional[float]:
+        deadline = self.watch_deadline()
+        if self.state in (State.UP, State.CLOSING):
+            return deadline
+        for attempt in self._attempts:
+            if attempt.open:
+                deadline = earliest(deadline, attempt.asking.deadline())
+                if attempt.handshake is not None:
+                    deadline = earliest(deadline, attempt.handshake.deadline())
+        ending = self.consent.carried + self._tools.idle
+        return earliest(deadline, self._next_attempt, self._explain_at, ending)
+
+    def server_left(self, now: float) -> bool:
+        """The server closed the path; whether the application still wants one."""
+        return now - self.consent.carried < self._tools.idle / 2
+
+    def _seek_again(self, now: float) -> None:
+        self.sought_since = now
+        self._rendezvous.look_up(now)
+        self.release()
+        self._number = self._refusals = 0
+        if self.checks is not None:
+            self.checks.clear()
+        self.seek(now)
+
+    def _ask(self, attempt: _Attempt, now: float) -> None:
+        if not attempt.asking.due(now):
+            return
+        if attempt.asking.silent(now):
+            self._rendezvous.look_up(now)
+            if not self._silence_said:
+                self._silence_said = True
+                event(
+                    log, logging.WARNING, "rendezvous-silent",
+                    f"rendezvous {self._rendezvous.lookup} does not answer; asking on",
+                )
+        if self._rendezvous.address is not None:
+            question = puncher.encode(puncher.Client(self._key, self.mark))
+            route = Route(attempt.endpoint, self._rendezvous.address)
+            self._tools.outbox.send(route, question)
+
+    def _say_second(self, attempt: _Attempt, now: float) -> None:
+        handshake = attempt.handshake
+        if handshake is None or attempt.named is None:
+            return
+        if handshake.gave_up(now):
+            attempt.handshake = None
+            self._next_attempt = now + self._patience()
+        elif handshake.due(now):
+            second = puncher.encode(puncher.Handshake(2, self.mark))
+            self._tools.outbox.send(Route(attempt.endpoint, attempt.named), second)
+
+    def _explain(self, now: float) -> None:
+        self._explain_at = None
+        named = self._attempts[-1].named if self._attempts else None
+        event(
+            log, logging.WARNING, "no-path",
+            f"no direct path to the server at {address.text(named) if named else 'unknown'}: "
+            + why_no_path(self.seen, named) + "; trying on, ever more slowly",
+        )
+
+    # Inner
+
+    def _patience(self) -> float:
+        return min(_FIRST_PATIENCE * 2.0 ** min(self._number - 1, 8), _LONGEST_PATIENCE)
+
+    def _attempt_of(self, endpoint: Endpoint) -> Optional[_Attempt]:
+        return next((a for a in self._attempts if a.endpoint is endpoint), None)
+
+    def _abandon(self, attempt: _Attempt) -> None:
+        self._attempts.remove(attempt)
+        if self.checks is not None:
+            self.checks.drop(attempt.endpoint)
+        self._tools.outbox.close(attempt.endpoint)
+
+    def _decode(self, datagram: memoryview) -> Optional[puncher.Message]:
+        try:
+            return puncher.decode(bytes(datagram))
+        except Malformed:
+            self._tools.counters["dropped: malformed"] += 1
+            return None
+
+
+def why_no_path(seen: Optional[Address], peer: Optional[Address]) -> str:
+    """The likeliest reason that two ends which know of each other do not meet."""
+    if seen is not None and peer is not None and address.same_ip(seen, peer):
+        return "both ends are behind the same NAT, and it does not turn their datagrams back"
+    return (
+        "nothing of the other end's arrives: one NAT uses another port for each destination "
+        "(symmetric) and the other lets only known ports in, or a firewall drops UDP"
+    )

@@ -1,0 +1,55 @@
+"""Token buckets: so many at once, so many a second, for each of a bounded number of parties."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+
+class TokenBucket:
+    """`burst` tokens at first and at most, `rate` more each second."""
+
+    __slots__ = ("rate", "burst", "_tokens", "_at")
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self.rate = rate
+        self.burst = burst
+        self._tokens = 0.0
+        self._at = float("-inf")
+
+    def take(self, now: float) -> bool:
+        """Take a token, if there is one."""
+        if now > self._at:
+            self._tokens = min(self.burst, self._tokens + (now - self._at) * self.rate)
+            self._at = now
+        if self._tokens < 1.0:
+            return False
+        self._tokens -= 1.0
+        return True
+
+
+class Limiter:
+    """A bucket a party. The party that was quiet for longest is forgotten when all are in use.
+
+    Forgetting gives a party its burst back, so `capacity` bounds memory, not the sum of all
+    rates: a flood from more parties than that is bounded at the next table it reaches.
+    """
+
+    def __init__(self, rate: float, burst: float, capacity: int = 16384) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._capacity = capacity
+        self._buckets: "OrderedDict[bytes, TokenBucket]" = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def allows(self, party: bytes, now: float) -> bool:
+        """Take a token of the party's, if there is one."""
+        bucket = self._buckets.get(party)
+        if bucket is None:
+            if len(self._buckets) >= self._capacity:
+                self._buckets.popitem(last=False)
+            bucket = self._buckets[party] = TokenBucket(self._rate, self._burst)
+        else:
+            self._buckets.move_to_end(party)
+        return bucket.take(now)

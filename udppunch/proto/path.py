@@ -1,0 +1,193 @@
+"""One path between the two ends of a key, seen from either end: checked, up, watched, closed.
+
+    state      meaning                                   left when
+    SEEKING    no way to the peer is known to work       a check or handshake succeeds: UP
+    UP         payload goes along `peer`                 consent is lost: LOST; idle: CLOSING
+    LOST       was up, and is sought again               as SEEKING
+    CLOSING    close was said                            closed is heard, or is late: CLOSED
+    CLOSED     over
+
+`ClientPath` and `ServerPath` add how each side comes to know of the other.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import Counter
+from dataclasses import dataclass
+from typing import Callable, Optional, Union
+
+from udppunch.contract import Outbox, Route
+from udppunch.proto.checks import Candidate, Checks
+from udppunch.proto.consent import Consent, LegacyConsent, Verdict, earliest
+from udppunch.proto.limiter import TokenBucket
+from udppunch.proto.waiting import Waiting
+from udppunch.wire.control import TRANSACTION_LENGTH, Control, Kind, Pairing
+from udppunch.wire.malformed import Malformed
+
+_CLOSE_GAP = 0.3
+_CLOSES = 4
+
+
+class State(enum.Enum):
+    SEEKING = "seeking"
+    UP = "up"
+    LOST = "lost"
+    CLOSING = "closing"
+    CLOSED = "closed"
+
+
+class Happening(enum.Enum):
+    """What a datagram or the time brought about, for the role to act on."""
+
+    UP = "up"
+    LOST = "lost"
+    CLOSED = "closed"
+    PAYLOAD = "payload"
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What all paths of a role share. `keepalive` and `idle` are seconds."""
+
+    outbox: Outbox
+    random: Callable[[int], bytes]
+    budget: TokenBucket
+    counters: "Counter[str]"
+    keepalive: float
+    idle: float
+
+
+class Path:
+    def __init__(self, tools: Tools, now: float) -> None:
+        self.state = State.SEEKING
+        self.peer: Optional[Route] = None
+        self.pairing: Optional[Pairing] = None
+        self.checks: Optional[Checks] = None
+        self.consent: Union[Consent, LegacyConsent] = LegacyConsent(now)
+        self.waiting = Waiting()
+        self.since = now
+        self._tools = tools
+        self._closes = 0
+        self._next_close: Optional[float] = None
+        self._close_transaction = b""
+
+    # What a datagram of the peer's brings
+
+    def pair(self, pairing: Pairing) -> Checks:
+        """The peer is ours: from now on checks, and consent that can be asked for."""
+        if self.checks is None or self.pairing is None or self.pairing.token != pairing.token:
+            tools = self._tools
+            self.pairing = pairing
+            self.checks = Checks(pairing, tools.outbox, tools.random, tools.budget)
+        return self.checks
+
+    def control(self, data: bytes, route: Route, now: float) -> Optional[Happening]:
+        """A datagram that starts with the token came along `route`."""
+        assert self.pairing is not None and self.checks is not None
+        try:
+            control = self.pairing.decode(data)
+        except Malformed:
+            self._tools.counters["dropped: forged control"] += 1
+            return None
+        if self.accepts(route):
+            self.consent.heard = now
+        if control.kind is Kind.CHECK:
+            return self._checked(self.checks.question(control, route, now), now)
+        if control.kind is Kind.ANSWER:
+            candidate = self.checks.answer(control, route, now)
+            return self._answered(candidate, now) if candidate is not None else None
+        if control.kind is Kind.CLOSE:
+            closed = Control(Kind.CLOSED, control.transaction)
+            self._tools.outbox.send(route, self.pairing.encode(closed))
+            return self._end()
+        if self.state is State.CLOSING and control.transaction == self._close_transaction:
+            return self._end()
+        return None
+
+    def nominate(self, route: Route, now: float) -> Happening:
+        """Payload goes along `route` from now on, and first of all what waited."""
+        if self.checks is not None:
+            self.checks.settle()
+        if self.state is not State.UP:
+            carried = self.consent.carried
+            if self.pairing is not None:
+                tools = self._tools
+                self.consent = Consent(tools.keepalive, tools.idle, tools.random, now)
+            else:
+                self.consent = LegacyConsent(now)
+            if self.state is State.LOST:
+                self.consent.carried = carried
+        self.state = State.UP
+        self.peer = route
+        self.consent.heard = now
+        for datagram in self.waiting.take():
+            self._tools.outbox.send(route, datagram)
+            self.consent.sent = self.consent.carried = now
+        return Happening.UP
+
+    def accepts(self, route: Route) -> bool:
+        """Whether payload that came along `route` is the peer's."""
+        peer = self.peer
+        return (
+            peer is not None
+            and peer.destination == route.destination
+            and peer.endpoint is route.endpoint
+        )
+
+    # What the time brings
+
+    def watch(self, now: float) -> Optional[Happening]:
+        """Send the checks that are due, and see whether the path still holds."""
+        if self.state is State.CLOSING:
+            return self._close_again(now)
+        if self.checks is not None:
+            self.checks.expire(now)
+        if self.state is not State.UP:
+            return None
+        verdict = self.consent.verdict(now)
+        if verdict is Verdict.CHECK:
+            assert self.checks is not None and self.peer is not None
+            self.checks.probe(self.peer, now)
+        elif verdict is Verdict.LOST:
+            self.state = State.LOST
+            return Happening.LOST
+        elif verdict is Verdict.IDLE:
+            return self.close(now)
+        return None
+
+    def close(self, now: float) -> Optional[Happening]:
+        """The path is not wanted any more."""
+        if self.pairing is None or self.peer is None or self.state is not State.UP:
+            return self._end()
+        self.state = State.CLOSING
+        self._close_transaction = self._tools.random(TRANSACTION_LENGTH)
+        return self._close_again(now)
+
+    def watch_deadline(self) -> Optional[float]:
+        if self.state is State.CLOSING:
+            return self._next_close
+        checks = self.checks.deadline() if self.checks is not None else None
+        return earliest(checks, self.consent.deadline() if self.state is State.UP else None)
+
+    # Inner
+
+    def _checked(self, candidate: Candidate, now: float) -> Optional[Happening]:
+        raise NotImplementedError
+
+    def _answered(self, candidate: Candidate, now: float) -> Optional[Happening]:
+        raise NotImplementedError
+
+    def _end(self) -> Happening:
+        self.state = State.CLOSED
+        return Happening.CLOSED
+
+    def _close_again(self, now: float) -> Optional[Happening]:
+        assert self.pairing is not None and self.peer is not None
+        if self._closes >= _CLOSES:
+            return self._end()
+        self._closes += 1
+        self._next_close = now + _CLOSE_GAP
+        close = Control(Kind.CLOSE, self._close_transaction)
+        self._tools.outbox.send(self.peer, self.pairing.encode(close))
+        return None

@@ -1,0 +1,181 @@
+"""A server's side of a path to one client, through the socket that all its clients share.
+
+A marked client is known by its mark, whatever address it comes from, so that it keeps its
+socket towards the application when it has to punch anew. A client that is not ours is known by
+the address that the rendezvous named, or another port of the same.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Optional
+
+from udppunch import address
+from udppunch.address import Address
+from udppunch.contract import Endpoint, Route
+from udppunch.notices import event
+from udppunch.proto import checks
+from udppunch.proto.checks import Candidate
+from udppunch.proto.client_path import EXPLAIN_AFTER, why_no_path
+from udppunch.proto.consent import earliest
+from udppunch.proto.handshake import ServerHandshake
+from udppunch.proto.path import Happening, Path, State, Tools
+from udppunch.wire import puncher
+from udppunch.wire.control import TOKEN_LENGTH, Pairing
+
+log = logging.getLogger(__name__)
+
+# A client that was introduced but did not come is let go after this; ours ask again.
+_SOUGHT_FOR = 30.0
+
+
+class ServerPath(Path):
+    """`client_mark` is empty for a client that is not ours, or not yet known to be."""
+
+    def __init__(
+        self, tools: Tools, key: bytes, mark: bytes, endpoint: Endpoint, now: float
+    ) -> None:
+        super().__init__(tools, now)
+        self.client_mark = b""
+        self.named: Optional[Address] = None
+        self._key = key
+        self._mark = mark
+        self._endpoint = endpoint
+        self._handshake: Optional[ServerHandshake] = None
+        self._attempt = -1
+        self._named_at = now
+        self._seen: Optional[Address] = None
+        self._explain_at: Optional[float] = None
+
+    # What the rendezvous brings
+
+    def introduced(self, punch: puncher.Punch, now: float) -> None:
+        """The client is at `punch.peer`, or will be; a repeated introduction changes nothing."""
+        news = punch.peer != self.named
+        self.named = punch.peer
+        self._seen = punch.seen or self._seen
+        if not news:
+            return
+        self._named_at = now
+        if self.state is not State.UP and self._explain_at is None:
+            self._explain_at = now + EXPLAIN_AFTER
+        if punch.mark:
+            self._begin_checks(punch.mark, now)
+        else:
+            self._handshake = ServerHandshake()
+            self._say(1, Route(self._endpoint, punch.peer))
+
+    def _begin_checks(self, client_mark: bytes, now: float) -> None:
+        assert self.named is not None
+        self.client_mark = client_mark
+        self._attempt += 1
+        found = self.pair(Pairing(self._key, self._mark, client_mark, client=False))
+        opening = checks.attempt(self._attempt)
+        route = Route(self._endpoint, self.named)
+        found.begin(route, opening.opener_ttl, opening.server_hold, now)
+
+    # What the client brings
+
+    def receive(self, datagram: memoryview, route: Route, now: float) -> Optional[Happening]:
+        """A datagram from one of the client's addresses, of whatever kind."""
+        if self.pairing is not None:
+            if datagram[:TOKEN_LENGTH] == self.pairing.token:
+                return self.control(bytes(datagram), route, now)
+            if not self.pairing.is_control(datagram):
+                return self._payload(route, now)
+        elif self.state is State.UP and not self._is_second(datagram, now):
+            return self._payload(route, now)
+        return None
+
+    def second(self, message: puncher.Handshake, route: Route, now: float) -> Optional[Happening]:
+        """Handshake 2 came from the address that was named, or another port of it."""
+        if self._handshake is None or message.step != 2:
+            return None
+        if message.mark and message.mark != self.client_mark:
+            self._begin_checks(message.mark, now)
+        if not self._handshake.answers_second(now):
+            return None
+        self._say(3, route)
+        return None if self.state is State.UP else self.nominate(route, now)
+
+    def awaits(self, source: Address) -> bool:
+        """Whether a handshake 2 from `source` may be this client's."""
+        named = self.named
+        waits = self._handshake is not None and self.state is not State.UP
+        return waits and named is not None and address.same_ip(named, source)
+
+    def _is_second(self, datagram: memoryview, now: float) -> bool:
+        """Whether this is handshake 2 once more, of a client that has sent no payload yet.
+
+        From then on the same two bytes can only be the application's.
+        """
+        if self._handshake is None or bytes(datagram) != puncher.encode(puncher.Handshake(2)):
+            self._handshake = None
+            return False
+        assert self.peer is not None
+        self.second(puncher.Handshake(2), self.peer, now)
+        return True
+
+    def _payload(self, route: Route, now: float) -> Optional[Happening]:
+        if self.accepts(route):
+            return Happening.PAYLOAD
+        if self.checks is None or not self.checks.knows(route):
+            return None
+        if self.checks.is_valid(route):
+            self.peer = self.checks.known(route)
+        else:
+            self.checks.probe(route, now)
+        return Happening.PAYLOAD
+
+    def _checked(self, candidate: Candidate, now: float) -> Optional[Happening]:
+        if self.state is not State.UP:
+            return self.nominate(candidate.route, now)
+        if candidate.valid:
+            self.peer = candidate.route
+        return None
+
+    def _answered(self, candidate: Candidate, now: float) -> Optional[Happening]:
+        if self.state is not State.UP:
+            return self.nominate(candidate.route, now)
+        assert self.checks is not None
+        self.peer = candidate.route
+        self.consent.heard = now
+        self.checks.settle()
+        return None
+
+    def nominate(self, route: Route, now: float) -> Happening:
+        self._explain_at = None
+        self._attempt = -1
+        return super().nominate(route, now)
+
+    # Time
+
+    def expire(self, now: float) -> Optional[Happening]:
+        happening = self.watch(now)
+        if happening is not None or self.state in (State.UP, State.CLOSING):
+            return happening
+        if now >= self._gives_up_at():
+            return self._end()
+        if self._explain_at is not None and now >= self._explain_at:
+            self._explain_at = None
+            where = address.text(self.named) if self.named else "unknown"
+            event(
+                log, logging.WARNING, "no-path",
+                f"no direct path to the client at {where}: "
+                + why_no_path(self._seen, self.named) + "; trying on, ever more slowly",
+            )
+        return None
+
+    def deadline(self) -> Optional[float]:
+        deadline = self.watch_deadline()
+        if self.state in (State.UP, State.CLOSING):
+            return deadline
+        return earliest(deadline, self._explain_at, self._gives_up_at())
+
+    def _gives_up_at(self) -> float:
+        if self.state is State.LOST:
+            return max(self._named_at + _SOUGHT_FOR, self.consent.carried + self._tools.idle)
+        return self._named_at + _SOUGHT_FOR
+
+    def _say(self, step: int, route: Route) -> None:
+        self._tools.outbox.send(route, puncher.encode(puncher.Handshake(step, self._mark)))

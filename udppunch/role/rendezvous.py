@@ -1,0 +1,185 @@
+"""The rendezvous: tells a client and the server of a key where the other one is.
+
+It carries no payload and keeps no secret but the keys it is asked for. Marked ends (see
+`wire.puncher`) get each other's mark with the address; towards p2p_udp_puncher it answers
+exactly once what is asked once, since that ends its process on anything it did not expect.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from typing import Callable, List, Optional, Sequence
+
+from udppunch import address
+from udppunch.address import Address
+from udppunch.config import RendezvousConfig
+from udppunch.contract import Burst, Endpoint, Lookup, Outbox, Route
+from udppunch.notices import TRACE, Notices, event
+from udppunch.proto.limiter import Limiter
+from udppunch.proto.registry import Introduction, Registered, Registry
+from udppunch.wire import puncher
+from udppunch.wire.malformed import Malformed
+
+log = logging.getLogger(__name__)
+
+# Services that answer anything, or whose errors look like questions: two servers that answer
+# each other would never stop (Loop DoS, CVE-2024-2169).
+_NEVER_CLIENTS = frozenset({0, 7, 13, 17, 19, 53, 69, 123})
+_LONGEST = puncher.KEY_MAXIMUM + 2 + 256
+_SWEEP = 5.0
+
+
+class Rendezvous:
+    def __init__(
+        self, config: RendezvousConfig, outbox: Outbox, random: Callable[[int], bytes]
+    ) -> None:
+        self.counters: "Counter[str]" = Counter()
+        self._outbox = outbox
+        self._mark = puncher.new_mark(random(puncher.MARK_RANDOM))
+        self._registry = Registry(config.max_keys)
+        self._limiter = Limiter(config.rate, 2 * config.rate)
+        self._notices = Notices(log)
+        self._endpoints: List[Endpoint] = [
+            Endpoint("rendezvous", listen, asked_address=True, essential=True)
+            for listen in config.listen
+        ]
+        self._own: List[Address] = []
+        self._next_sweep: Optional[float] = None
+
+    def start(self, now: float) -> None:
+        for endpoint in self._endpoints:
+            self._outbox.open(endpoint)
+        self._next_sweep = now + _SWEEP
+
+    def opened(self, endpoint: Endpoint, now: float) -> None:
+        assert endpoint.local is not None
+        self._own.append(endpoint.local)
+        where = address.text(endpoint.local)
+        event(log, logging.INFO, "listening", f"rendezvous listens on {where}", address=where)
+
+    def failed(self, endpoint: Endpoint, reason: str, now: float) -> None:
+        """Its endpoints are essential: this does not come."""
+
+    def resolved(self, lookup: Lookup, found: Sequence[Address], reason: str, now: float) -> None:
+        """It asks for no names."""
+
+    def refused(self, endpoint: Endpoint, now: float) -> None:
+        """Its endpoints are not connected."""
+
+    def receive(self, burst: Burst, now: float) -> None:
+        for datagram in burst.datagrams():
+            reason = self._refuse(burst, datagram, now)
+            if reason:
+                self._drop(reason, burst.source, now)
+                continue
+            try:
+                message = puncher.decode(bytes(datagram))
+            except Malformed as error:
+                self._drop(f"malformed ({error})", burst.source, now)
+                continue
+            if message.mark and len(datagram) < puncher.PADDED:
+                self._drop("shorter than its answer", burst.source, now)
+                continue
+            self._answer(message, burst, now)
+
+    def expire(self, now: float) -> None:
+        self._registry.expire(now)
+        self._next_sweep = now + _SWEEP
+
+    def deadline(self) -> Optional[float]:
+        return self._next_sweep
+
+    def stop(self, now: float) -> None:
+        """There is no word for it on this wire: servers notice and register again elsewhere."""
+
+    def status(self) -> str:
+        return f"{len(self._registry)} keys, {self.counters['introduced']} introductions"
+
+    def _refuse(self, burst: Burst, datagram: memoryview, now: float) -> str:
+        """Why a datagram is not even looked at: length, family, source, then its rate."""
+        source = burst.source
+        if not 0 < len(datagram) <= _LONGEST:
+            return "length"
+        if not address.is_ipv4(source):
+            return "not IPv4"
+        if address.port(source) in _NEVER_CLIENTS or source in self._own:
+            return "source port"
+        if not self._limiter.allows(address.prefix(source), now):
+            return "rate"
+        return ""
+
+    def _answer(self, message: puncher.Message, burst: Burst, now: float) -> None:
+        if isinstance(message, puncher.KeepAlive):
+            self._keepalive(burst, now)
+        elif isinstance(message, puncher.Server):
+            self._register(message, burst, now)
+        elif isinstance(message, puncher.Client):
+            self._introduce(message, burst, now)
+        else:
+            # What a rendezvous says itself: answering an answer would start a loop.
+            self._drop("not a request", burst.source, now)
+
+    def _keepalive(self, burst: Burst, now: float) -> None:
+        self.counters["keepalives"] += 1
+        again = self._registry.heard(burst.source, now)
+        if again is not None:
+            self._punch_server(again)
+
+    def _register(self, message: puncher.Server, burst: Burst, now: float) -> None:
+        route = Route(burst.endpoint, burst.source, burst.local)
+        outcome = self._registry.register(message.key, message.mark, route, burst.source, now)
+        self.counters[outcome.value] += 1
+        where = address.text(burst.source)
+        event(log, logging.DEBUG, "register", f"server {where}: {outcome.value}", server=where)
+        if outcome is Registered.YES:
+            mark = self._mark if message.mark else b""
+            self._send(route, puncher.Ok(mark, burst.source))
+        elif outcome is Registered.TAKEN:
+            self._send(route, puncher.Error(puncher.Refusal.DUPLICATE_KEY))
+        elif outcome is Registered.FULL:
+            self._notices.say(
+                now, logging.WARNING, "full", "all keys are in use: raise --max-keys"
+            )
+
+    def _introduce(self, message: puncher.Client, burst: Burst, now: float) -> None:
+        source = burst.source
+        known = self._registry.introduced(source, message.key, now)
+        if known is None:
+            route = Route(burst.endpoint, source, burst.local)
+            known = self._registry.introduce(message.key, message.mark, route, source, now)
+            if known is None:
+                self.counters["no server"] += 1
+                self._send(route, puncher.Error(puncher.Refusal.NO_SERVER))
+                return
+            self.counters["introduced"] += 1
+            client, server = address.text(source), address.text(known.server.address)
+            event(
+                log, logging.INFO, "introduced", f"client {client} meets server {server}",
+                client=client, server=server,
+            )
+            self._punch_server(known)
+        elif known.server.mark:
+            # Our server takes a repeated Punch for what it is; the original would give up.
+            self._punch_server(known)
+        self._punch_client(known, message)
+
+    def _punch_server(self, introduction: Introduction) -> None:
+        server = introduction.server
+        client = introduction.client.destination
+        assert client is not None
+        mark = introduction.client_mark if server.mark else b""
+        self._send(server.route, puncher.Punch(client, mark, server.address))
+
+    def _punch_client(self, introduction: Introduction, message: puncher.Client) -> None:
+        mark = introduction.server.mark if message.mark else b""
+        seen = introduction.client.destination
+        self._send(introduction.client, puncher.Punch(introduction.server.address, mark, seen))
+
+    def _send(self, route: Route, message: puncher.Message) -> None:
+        self._outbox.send(route, puncher.encode(message))
+
+    def _drop(self, reason: str, source: Address, now: float) -> None:
+        self.counters[f"dropped: {reason}"] += 1
+        about = f"dropped a datagram of {address.text(source)}: {reason}"
+        self._notices.say(now, TRACE, "dropped", about, about=reason)

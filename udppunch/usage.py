@@ -1,0 +1,108 @@
+"""What each command takes, as docopt reads it and `--help` prints it."""
+
+from __future__ import annotations
+
+from typing import Dict
+
+TOP = """\
+udppunch gets UDP through NATs and firewalls.
+
+Usage:
+  udppunch COMMAND [options] [ARGUMENTS...]
+  udppunch --help | --version
+
+Commands:
+  rendezvous  introduce clients and servers to each other; on a public host (alias: turn)
+  serve       offer a UDP service behind a NAT to all who have the key (alias: server)
+  connect     reach such a service through a local port (alias: client)
+  run         do one or several of these as a YAML file says
+  demo        show the whole thing on this machine
+
+`udppunch COMMAND --help` tells what a command takes, `man udppunch` the rest.
+"""
+
+_PROCESS = """\
+  --log-level LEVEL   trace, debug, info, warning or error; also UDPPUNCH_LOG [default: info]
+  --log-json          log lines as JSON objects [default: off]
+  --no-offload        do without UDP_GRO and UDP_SEGMENT [default: use them where they work]
+  -h --help           print this
+"""
+
+_PATHS = """\
+  --key-file FILE     read the key from FILE; also UDPPUNCH_KEY [default: none]
+  --keepalive TIME    on an idle path, ask each TIME whether it still holds [default: 15s]
+  --idle TIME         close a path that carried nothing for TIME [default: 5min]
+  --max-paths N       paths at once [default: 1024]
+"""
+
+_RENDEZVOUS = f"""\
+Introduce clients and servers to each other; on a host that all of them can reach.
+
+Usage:
+  udppunch rendezvous [options] [LISTEN...]
+
+LISTEN is host:port or :port, 0.0.0.0:39737 if none is given.
+
+Options:
+  --max-keys N        keys offered at once [default: 10000]
+  --rate N            datagrams a second from one /24, twice that in a burst [default: 500]
+{_PROCESS}"""
+
+_SERVE = f"""\
+Offer the UDP service at FORWARD to all who have the key.
+
+Usage:
+  udppunch serve [options] FORWARD RENDEZVOUS [KEY]
+
+FORWARD and RENDEZVOUS are host:port; port 39737 of RENDEZVOUS may be left out.
+KEY is what both sides share: better in a file, since others can see arguments.
+
+Options:
+  --bind ADDRESS      local IPv4 address, :port or both to punch from [default: any]
+{_PATHS}{_PROCESS}"""
+
+_CONNECT = f"""\
+Listen on LISTEN, and carry what comes there to the service with the key.
+
+Usage:
+  udppunch connect [options] LISTEN RENDEZVOUS [KEY]
+
+LISTEN is host:port, [v6]:port or :port. RENDEZVOUS is host:port; port 39737 may be left out.
+KEY is what both sides share: better in a file, since others can see arguments.
+
+Options:
+{_PATHS}{_PROCESS}"""
+
+_RUN = f"""\
+Do what FILE says: one or several roles in one process, see udppunch.yaml(5).
+
+Usage:
+  udppunch run [options] FILE
+
+Options given here go before the file's.
+
+Options:
+{_PROCESS}"""
+
+_DEMO = """\
+Show the whole thing on this machine: two private networks behind real NATs, a rendezvous,
+a path punched between them, and an application's datagrams on it.
+
+Usage:
+  udppunch demo [options]
+
+Options:
+  --nat-a CLASS       the server's NAT, as RFC 4787 tells them apart [default: prc]
+  --nat-b CLASS       the client's NAT: full, arc, prc, prc-open, sym or public [default: prc]
+  --loopback          do without the NATs, on loopback [default: only where they can't be had]
+  --no-color          plain text; also NO_COLOR [default: color on a terminal]
+  -h --help           print this
+"""
+
+COMMANDS: Dict[str, str] = {
+    "rendezvous": _RENDEZVOUS,
+    "serve": _SERVE,
+    "connect": _CONNECT,
+    "run": _RUN,
+    "demo": _DEMO,
+}
