@@ -145,6 +145,7 @@ class Rendezvous:
     def _introduce(self, message: puncher.Client, burst: Burst, now: float) -> None:
         source = burst.source
         known = self._registry.introduced(source, message.key, now)
+        first = known is None
         if known is None:
             route = Route(burst.endpoint, source, burst.local)
             known = self._registry.introduce(message.key, message.mark, route, source, now)
@@ -158,11 +159,12 @@ class Rendezvous:
                 log, logging.INFO, "introduced", f"client {client} meets server {server}",
                 client=client, server=server,
             )
-            self._punch_server(known)
-        elif known.server.mark:
+        # The client before the server, whose handshake 1 would else overtake this and end an
+        # original client.
+        self._punch_client(known, message)
+        if first or known.server.mark:
             # Our server takes a repeated Punch for what it is; the original would give up.
             self._punch_server(known)
-        self._punch_client(known, message)
 
     def _punch_server(self, introduction: Introduction) -> None:
         server = introduction.server
