@@ -20,11 +20,8 @@ from tests.standin.application import Echo, NumberedClient, SocketAddress
 from tests.standin.attacker import MALFORMED, NAMED, Attacker, datagrams
 from tests.standin.puncher import (
     CONTROL_BUFFER,
-    ENTRY_LIFETIME,
     EXIT_NO_SERVER,
     EXIT_UNEXPECTED,
-    RETRY_PAUSES,
-    SWEEP_INTERVAL,
     Kind,
     Message,
     Rendezvous,
@@ -152,17 +149,19 @@ def test_rendezvous_introduces_once(open_peer: OpenPeer) -> None:
 
 
 def test_rendezvous_sweeps_old_entries_at_most_every_ten_minutes() -> None:
-    late, server, client = SWEEP_INTERVAL - ENTRY_LIFETIME, ("127.0.0.1", 1), ("127.0.0.1", 2)
-    old, young = (Message(Kind.SERVER, key=key) for key in ("old", "young"))
+    server, client = ("127.0.0.1", 1), ("127.0.0.1", 2)
     rendezvous = Rendezvous(0)
-    rendezvous.receive(encode(old), server, late - 1)
-    rendezvous.receive(encode(young), server, late + 1)
-    duplicate = [(encode(Message(Kind.DUPLICATE_KEY)), client)]
-    assert rendezvous.receive(encode(old), client, SWEEP_INTERVAL - 1) == duplicate
-    assert rendezvous.receive(encode(young), client, SWEEP_INTERVAL + 0.5) == duplicate
-    assert rendezvous.receive(encode(old), client, SWEEP_INTERVAL + 1) == [
-        (encode(Message(Kind.OK)), client)
-    ]
+
+    def register(key: str, source: SocketAddress, now: float) -> Kind:
+        ((answer, _),) = rendezvous.receive(encode(Message(Kind.SERVER, key=key)), source, now)
+        return decode(answer).kind
+
+    assert register("old", server, 0) is register("young", server, 302) is Kind.OK
+    assert register("old", client, 600) is Kind.DUPLICATE_KEY
+    assert register("young", client, 601) is Kind.DUPLICATE_KEY
+    assert register("old", client, 601) is Kind.OK
+    assert register("young", client, 1201) is Kind.DUPLICATE_KEY
+    assert register("young", client, 1202) is Kind.OK
 
 
 def test_rendezvous_survives_an_attacker(open_peer: OpenPeer) -> None:
@@ -187,7 +186,7 @@ def test_application_data_crosses_two_paths() -> None:
         server = process.server(echo.address, turn.address, KEY)
         with server, process.client(turn.address, KEY) as client:
             server.wait_event("registered")
-            first = NumberedClient(client.address, sizes=(12, 64, 1200, 9000))
+            first = NumberedClient(client.address, sizes=(12, 64, 1200, 4096))
             second = NumberedClient(client.address, sizes=(64,))
             with first, second:
                 first.send(20)  # most of them wait for the path
@@ -203,6 +202,7 @@ def test_application_data_crosses_two_paths() -> None:
             assert not echo.foreign([first, second])
             for stand_in in (turn, server, client):
                 stand_in.assert_alive_and_sane()
+                assert not any(event["event"] == "forgotten" for event in stand_in.events)
             assert [server.stop(), client.stop(), turn.stop()] == [0, 0, 0]
 
 
@@ -214,8 +214,8 @@ def test_silent_path_is_forgotten_and_punched_anew() -> None:
             with NumberedClient(client.address) as application:
                 application.send(3)
                 totals = {"to_application": 3, "to_peer": 3}
-                client.wait_event("forgotten", **totals)
-                server.wait_event("forgotten", **totals)
+                client.wait_event("forgotten", 15, **totals)
+                server.wait_event("forgotten", 15, **totals)
                 application.send()
                 assert application.wait_echoed(), client
                 assert not application.foreign()
@@ -312,6 +312,29 @@ def test_repeated_handshake_2_becomes_payload(
     assert len(echo.foreign([])) == 1
 
 
+def test_server_cuts_payload(
+    server: process.StandIn, rendezvous: Peer, echo: Echo, open_peer: OpenPeer
+) -> None:
+    client = open_peer()
+    source = _introduced(rendezvous, client)
+    client.tell(Kind.HANDSHAKE_2, source)
+    client.expect(Message(Kind.HANDSHAKE_3))
+    client.send(bytes(4097), source)
+    assert client.receive() == (bytes(4096), source)
+
+
+def test_server_forgets_the_path_when_its_application_is_gone(
+    server: process.StandIn, rendezvous: Peer, echo: Echo, open_peer: OpenPeer
+) -> None:
+    client = open_peer()
+    source = _introduced(rendezvous, client)
+    client.tell(Kind.HANDSHAKE_2, source)
+    client.expect(Message(Kind.HANDSHAKE_3))
+    echo.close()
+    client.send(b"payload", source)
+    server.wait_event("forgotten", 3, to_peer=0)
+
+
 def test_server_gives_up_a_path_that_begins_with_payload(
     server: process.StandIn, rendezvous: Peer, echo: Echo, open_peer: OpenPeer
 ) -> None:
@@ -359,7 +382,7 @@ def test_client_ignores_handshake_1_and_trailing_bytes(
     client.assert_alive_and_sane()
 
 
-@pytest.mark.parametrize("data", [b"\x03\x01", b"\x05", b"payload"], ids=bytes.hex)
+@pytest.mark.parametrize("data", [b"\x03\x01", b"payload"], ids=bytes.hex)
 def test_client_ends_on_a_third_kind_of_datagram(
     data: bytes, client: process.StandIn, rendezvous: Peer, open_peer: OpenPeer
 ) -> None:
@@ -384,14 +407,57 @@ def test_datagrams_in_the_pause_count_from_anyone(
     assert "got KEEPALIVE" in client.wait_event("exit")["reason"]
 
 
-@pytest.mark.parametrize("answer", [b"\x05", b"\x03\x02", b"\x06"], ids=bytes.hex)
-def test_client_ends_on_a_wrong_answer(
-    answer: bytes, client: process.StandIn, rendezvous: Peer, open_peer: OpenPeer
+def test_client_ends_on_a_malformed_answer(
+    client: process.StandIn, rendezvous: Peer, open_peer: OpenPeer
 ) -> None:
     open_peer().send(b"payload", client.address)
-    rendezvous.send(answer, rendezvous.expect(CLIENT))
+    rendezvous.send(b"\x06", rendezvous.expect(CLIENT))
     assert client.wait_exit() == EXIT_UNEXPECTED
     assert "wanted PEER" in client.wait_event("exit")["reason"]
+
+
+def test_handshake_1_that_overtakes_the_punch_ends_the_client_in_the_end(
+    client: process.StandIn, rendezvous: Peer, open_peer: OpenPeer
+) -> None:
+    server = open_peer()
+    open_peer().send(b"payload", client.address)
+    source = rendezvous.expect(CLIENT)
+    server.tell(Kind.HANDSHAKE_1, source)
+    client.wait_event("refused", answer="HANDSHAKE_1")
+    rendezvous.tell(Kind.PEER, source, naming=server.address)
+    assert rendezvous.expect(CLIENT) == source  # takes the Punch above for the answer
+    rendezvous.tell(Kind.NO_SERVER, source)
+    server.expect(Message(Kind.HANDSHAKE_2))
+    assert client.wait_exit() == EXIT_UNEXPECTED
+    assert "got NO_SERVER" in client.wait_event("exit")["reason"]
+
+
+def test_client_ends_when_the_named_port_is_closed(
+    client: process.StandIn, rendezvous: Peer, open_peer: OpenPeer
+) -> None:
+    server = open_peer()
+    server.socket.close()
+    open_peer().send(b"payload", client.address)
+    rendezvous.tell(Kind.PEER, rendezvous.expect(CLIENT), naming=server.address)
+    assert client.wait_exit() == EXIT_UNEXPECTED
+    assert "refused" in client.wait_event("exit")["reason"]
+
+
+def test_client_loses_the_datagram_that_finds_its_path_stale(
+    client: process.StandIn, rendezvous: Peer, open_peer: OpenPeer
+) -> None:
+    application, server = open_peer(), open_peer()
+    source = _handshaking(client, rendezvous, application, server)
+    server.tell(Kind.HANDSHAKE_3, source)
+    assert server.receive() == (b"payload", source)
+    server.socket.close()
+    application.send(b"unreachable", client.address)
+    client.wait_event("forgotten", 3)
+    assert rendezvous.has_nothing()
+    application.send(b"lost", client.address)
+    client.wait_event("dropped")
+    application.send(b"punches anew", client.address)
+    assert rendezvous.expect(CLIENT) != source
 
 
 def test_client_punches_for_one_source_at_a_time(
@@ -413,14 +479,14 @@ def test_client_asks_again_with_growing_pauses_and_then_ends(
 ) -> None:
     open_peer().send(b"payload", client.address)
     sources = set()
-    for _ in range(1 + len(RETRY_PAUSES)):
+    for _ in range(6):
         source = rendezvous.expect(CLIENT)
         rendezvous.tell(Kind.NO_SERVER, source)
         sources.add(source)
     assert client.wait_exit() == EXIT_NO_SERVER
     assert len(sources) == 1
     pauses = [event["pause"] for event in client.events if event["event"] == "refused"]
-    assert pauses == [*RETRY_PAUSES, None]
+    assert pauses == [1, 2, 3, 4, 5, None]
 
 
 # --- the instruments ---------------------------------------------------------------------

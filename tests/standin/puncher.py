@@ -30,7 +30,7 @@ SocketAddress = tuple[str, int]
 
 CONTROL_BUFFER = 128
 HANDSHAKE_BUFFER = 4
-PAYLOAD_BUFFER = 65536
+PAYLOAD_BUFFER = 4096  # longer payload is cut
 RECEIVE_QUEUE = 1 << 22
 BURST = 64  # datagrams taken from one socket before the other direction has its turn
 
@@ -220,17 +220,20 @@ class Rendezvous:
             return [(encode(Message(Kind.NO_SERVER)), client)]
         server, _ = self._servers.pop(key)
         emit("punch", key=key, server=text(server), client=text(client))
+        # The original sends these two the other way round, at once. Between two destinations
+        # the network keeps no order; on the loopback of a busy machine this one keeps the
+        # server's handshake 1 from overtaking the client's Punch, which ends the client.
         return [
-            (encode(Message(Kind.PEER, peer=client)), server),
             (encode(Message(Kind.PEER, peer=server)), client),
+            (encode(Message(Kind.PEER, peer=client)), server),
         ]
 
     def _sweep(self, now: float) -> None:
-        if now - self._swept < SWEEP_INTERVAL:
+        if now - self._swept <= SWEEP_INTERVAL:
             return
         self._swept = now
         self._servers = {
-            key: entry for key, entry in self._servers.items() if now - entry[1] <= ENTRY_LIFETIME
+            key: entry for key, entry in self._servers.items() if now - entry[1] < ENTRY_LIFETIME
         }
 
 
@@ -315,16 +318,16 @@ def _shake_hands(path: socket.socket, peer: SocketAddress) -> None:
 
 
 def _join(path: socket.socket, application: socket.socket) -> tuple[int, int]:
-    """Forward both ways until neither socket had a datagram for the silence limit."""
+    """Forward both ways until both were silent for the limit, or either met an ICMP error."""
     delivered = {path: 0, application: 0}
     buffer = memoryview(bytearray(PAYLOAD_BUFFER))
-    with selectors.DefaultSelector() as selector:
+    with selectors.DefaultSelector() as selector, contextlib.suppress(OSError):
         selector.register(path, selectors.EVENT_READ, (application, "application"))
         selector.register(application, selectors.EVENT_READ, (path, "peer"))
         while True:
             ready = selector.select(SILENCE_LIMIT)
             if not ready:
-                return delivered[path], delivered[application]
+                break
             for key, _ in ready:
                 assert isinstance(key.fileobj, socket.socket)
                 onward, name = key.data
@@ -332,35 +335,44 @@ def _join(path: socket.socket, application: socket.socket) -> tuple[int, int]:
                 if count and not delivered[key.fileobj]:
                     emit("delivered", to=name)
                 delivered[key.fileobj] += count
+    return delivered[path], delivered[application]
 
 
 def _move(source: socket.socket, onward: socket.socket, buffer: memoryview) -> int:
     for count in range(BURST):
         try:
             length = source.recv_into(buffer, 0, socket.MSG_DONTWAIT)
-        except OSError:  # drained, or an ICMP error of the far end
+        except BlockingIOError:
             return count
-        _send(onward, buffer[:length])
+        onward.send(buffer[:length])
     return BURST
-
-
-def _send(connected: socket.socket, data: memoryview) -> None:
-    with contextlib.suppress(OSError):  # an ICMP error, or a path that was just forgotten
-        connected.send(data)
 
 
 # --- the client --------------------------------------------------------------------------
 
 
 class Path:
-    """A client's punched socket, and the local source it belongs to."""
+    """A client's punched socket. Its own thread marks it stale; the listener drops it."""
 
     def __init__(self, connected: socket.socket, peer: SocketAddress) -> None:
         self.socket = connected
         self.peer = peer
-        self.active = time.monotonic()
+        self.stale = False
+        self.written = time.monotonic()
         self.to_peer = 0
         self.to_application = 0
+
+    def send(self, data: memoryview, source: SocketAddress) -> bool:
+        try:
+            self.socket.send(data)
+        except OSError:
+            self.stale = True
+            return False
+        if not self.to_peer:
+            emit("delivered", to="peer", source=text(source))
+        self.to_peer += 1
+        self.written = time.monotonic()
+        return True
 
 
 class Client:
@@ -371,23 +383,27 @@ class Client:
         self._rendezvous = rendezvous
         self._request = encode(Message(Kind.CLIENT, key=key))
         self._paths: dict[SocketAddress, Path] = {}
-        self._lock = threading.Lock()
+        self._swept = time.monotonic()
 
     def run(self) -> NoReturn:
         emit("listening", address=text(self._listener.getsockname()))
         buffer = memoryview(bytearray(PAYLOAD_BUFFER))
         while True:
             length, source = self._listener.recvfrom_into(buffer)
-            with self._lock:
-                path = self._paths.get(source)
-                if path:
-                    path.active = time.monotonic()
+            self._sweep()
+            path = self._paths.get(source)
             if not path:
-                path = self._open(source)
-            if not path.to_peer:
-                emit("delivered", to="peer", source=text(source))
-            path.to_peer += 1
-            _send(path.socket, buffer[:length])
+                self._open(source).send(buffer[:length], source)
+            elif path.stale or not path.send(buffer[:length], source):
+                # The datagram that finds its path stale is lost; the next one punches.
+                del self._paths[source]
+                emit("dropped", source=text(source))
+
+    def _sweep(self) -> None:
+        now = time.monotonic()
+        if now - self._swept > SILENCE_LIMIT:
+            self._swept = now
+            self._paths = {source: path for source, path in self._paths.items() if not path.stale}
 
     def _open(self, source: SocketAddress) -> Path:
         control = open_socket()
@@ -395,34 +411,32 @@ class Client:
         emit("punch", peer=text(peer), source=text(source))
         path = self._punch(control, peer)
         emit("path-up", peer=text(peer), source=text(source))
-        with self._lock:
-            self._paths[source] = path
+        self._paths[source] = path
         threading.Thread(target=self._return, args=(path, source), daemon=True).start()
         return path
 
     def _ask(self, control: socket.socket) -> SocketAddress:
+        """The server's address. Any answer but a malformed one makes it ask again."""
         for pause in (*RETRY_PAUSES, None):
             control.sendto(self._request, self._rendezvous)
             data, source = control.recvfrom(CONTROL_BUFFER)
             kind = _kind(data)
             if kind is Kind.PEER:
                 return decode(data).peer
-            if kind not in (Kind.NO_SERVER, Kind.DUPLICATE_KEY):
+            if kind is None:
                 _end_unexpected("PEER", data, source)
-            emit("refused", pause=pause)
+            emit("refused", answer=kind.name, pause=pause)
             if pause is not None:
                 time.sleep(pause)
         end(EXIT_NO_SERVER, "no server after 5 retries")
 
     def _punch(self, control: socket.socket, peer: SocketAddress) -> Path:
+        """Raises ConnectionRefusedError, the end of the process, when the peer's host refuses."""
         time.sleep(HANDSHAKE_PAUSE)
         control.connect(peer)
         control.send(encode(Message(Kind.HANDSHAKE_2)))
         while True:
-            try:
-                data, source = control.recvfrom(CONTROL_BUFFER)
-            except ConnectionRefusedError:
-                continue
+            data, source = control.recvfrom(CONTROL_BUFFER)
             kind = _kind(data)
             if kind is Kind.HANDSHAKE_3:
                 return Path(control, peer)
@@ -431,28 +445,19 @@ class Client:
 
     def _return(self, path: Path, source: SocketAddress) -> None:
         buffer = memoryview(bytearray(PAYLOAD_BUFFER))
-        while True:
-            path.socket.settimeout(max(path.active + SILENCE_LIMIT - time.monotonic(), 0.001))
+        path.socket.settimeout(SILENCE_LIMIT)
+        while not path.stale:
             try:
                 length = path.socket.recv_into(buffer)
+                self._listener.sendto(buffer[:length], source)
             except socket.timeout:
-                if self._forget_if_silent(path, source):
-                    return
-                continue
-            except ConnectionRefusedError:
-                continue
-            path.active = time.monotonic()
-            if not path.to_application:
-                emit("delivered", to="application", source=text(source))
-            path.to_application += 1
-            self._listener.sendto(buffer[:length], source)
-
-    def _forget_if_silent(self, path: Path, source: SocketAddress) -> bool:
-        with self._lock:
-            if time.monotonic() - path.active < SILENCE_LIMIT:
-                return False
-            del self._paths[source]
-        path.socket.close()
+                path.stale = time.monotonic() - path.written > SILENCE_LIMIT
+            except OSError:  # an ICMP error
+                path.stale = True
+            else:
+                if not path.to_application:
+                    emit("delivered", to="application", source=text(source))
+                path.to_application += 1
         emit(
             "forgotten",
             peer=text(path.peer),
@@ -460,7 +465,6 @@ class Client:
             to_application=path.to_application,
             to_peer=path.to_peer,
         )
-        return True
 
 
 # --- the command line --------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Dict, List, Optional, Tuple
+from typing import Optional
 
 from udppunch.lab.machines import Machine, Router
 from udppunch.lab.wire import Wire, open_tun, start_pump
@@ -30,10 +30,10 @@ class Cabling:
         self._core = core
         self._bridged = bridged
         self._wires = wires
-        self._veths: List[Tuple[Machine, str, Machine, str, str]] = []
-        self._tuns: List[Tuple[int, int, Wire]] = []
-        self._commands: Dict[Machine, List[str]] = {}
-        self._ports: Dict[Machine, int] = {}
+        self._veths: list[tuple[Machine, str, Machine, str, str]] = []
+        self._tuns: list[tuple[int, int, Wire]] = []
+        self._commands: dict[Machine, list[str]] = {}
+        self._ports: dict[Machine, int] = {}
         if bridged:
             self._bridge(core, "core", f"{CORE_ADDRESS}/24")
         else:
@@ -85,7 +85,7 @@ class Cabling:
     def give_lan(self, router: Router, length: int) -> None:
         self._bridge(router, "lan", f"{router.lan}/{length}")
 
-    def routing_core(self, port: str) -> Optional[Tuple[Machine, str]]:
+    def routing_core(self, port: str) -> Optional[tuple[Machine, str]]:
         """Who has to be told when addresses behind the port change."""
         return None if self._bridged else (self._core, port)
 

@@ -8,9 +8,9 @@ import subprocess
 import time
 import weakref
 from collections.abc import Sequence
-from typing import Any, List, Optional, Tuple
+from typing import Any, Optional
 
-from udppunch.lab.namespace import Namespace
+from udppunch.lab.namespace import LabError, Namespace
 from udppunch.lab.nats import NatClass
 
 _GRACE = 2.0  # seconds from SIGTERM to SIGKILL at the lab's end
@@ -42,8 +42,12 @@ class Machine:
     def __init__(self, name: str, *, routes: bool = False) -> None:
         self.name = name
         self.namespace = Namespace()
-        self.namespace.sysctl(_QUIET + _ROUTING if routes else _QUIET)
-        self._processes: List[subprocess.Popen[Any]] = []
+        try:
+            self.namespace.sysctl(_QUIET + _ROUTING if routes else _QUIET)
+        except LabError:
+            self.namespace.close()
+            raise
+        self._processes: list[subprocess.Popen[Any]] = []
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 
     def inside(self) -> contextlib.AbstractContextManager[None]:
@@ -107,10 +111,14 @@ class Machine:
                 process.wait()
         self._processes.clear()
 
-    def close(self) -> None:
-        """Close the sockets and give the namespace up."""
+    def close_sockets(self) -> None:
+        """Close every socket that was opened here by `socket`."""
         for opened in list(self._sockets):
             opened.close()
+
+    def close(self) -> None:
+        """Close the sockets and give the namespace up."""
+        self.close_sockets()
         self.namespace.close()
 
     def __repr__(self) -> str:
@@ -120,7 +128,7 @@ class Machine:
 class Host(Machine):
     """A host with its addresses, the first of them its main one."""
 
-    def __init__(self, name: str, addresses: Tuple[str, ...]) -> None:
+    def __init__(self, name: str, addresses: tuple[str, ...]) -> None:
         super().__init__(name)
         self.addresses = addresses
 
@@ -142,7 +150,7 @@ class Router(Machine):
         self.wan = wan
         self.network = network
         self.lan = f"{network}1"
-        self.routed_by: Optional[Tuple[Machine, str]] = None
+        self.routed_by: Optional[tuple[Machine, str]] = None
         self._udp_timeout = 30
 
     def load_rules(self) -> None:
@@ -183,7 +191,10 @@ class Router(Machine):
 
     def lose(self, percent: float) -> None:
         """Drop this share of forwarded UDP, either direction, by chance. 0 ends it."""
-        self._drop(f"numgen random mod 10000 < {round(percent * 100)} drop" if percent else "")
+        if percent >= 100:
+            self._drop("drop")
+        else:
+            self._drop(f"numgen random mod 10000 < {round(percent * 100)} drop" if percent else "")
 
     def lose_every(self, nth: int) -> None:
         """Drop exactly one of `nth` forwarded UDP datagrams, both directions counted together.

@@ -13,7 +13,7 @@ the classes that use it each inside host must use ports of its own.
 from __future__ import annotations
 
 from string import Template
-from typing import Dict, NamedTuple
+from typing import NamedTuple
 
 EI = "endpoint-independent"
 AD = "address-dependent"
@@ -81,6 +81,7 @@ table ip nat {{
 
 _MASQUERADE = 'oifname "wan" masquerade'
 _RANDOM = 'oifname "wan" meta l4proto udp masquerade'
+_INBOUND = 'iifname "wan" ip daddr $WAN'
 _TO_MAPPED = "dnat ip to udp dport map @mapping"
 
 # Remembers who is inside behind each port. In a filter chain, which sees every datagram (a nat
@@ -114,14 +115,12 @@ _HAIRPIN = f"""iifname "lan" ip daddr $WAN {_TO_MAPPED}"""
 
 _ALL = (
     NatClass("public", NONE, EI, ""),
-    NatClass(
-        "full", EI, EI, _filter() + _nat(_MASQUERADE, f'iifname "wan" {_TO_MAPPED}', _MAPPING)
-    ),
+    NatClass("full", EI, EI, _filter() + _nat(_MASQUERADE, f"{_INBOUND} {_TO_MAPPED}", _MAPPING)),
     NatClass(
         "full-static",
         EI,
         EI,
-        _filter() + _nat(_MASQUERADE, 'iifname "wan" udp dport 1024-65535 dnat to $HOST'),
+        _filter() + _nat(_MASQUERADE, f"{_INBOUND} udp dport 1024-65535 dnat to $HOST"),
     ),
     NatClass(
         "arc",
@@ -130,7 +129,7 @@ _ALL = (
         _filter()
         + _nat(
             _MASQUERADE,
-            f'iifname "wan" ip saddr . udp dport @contacted {_TO_MAPPED}',
+            f"{_INBOUND} ip saddr . udp dport @contacted {_TO_MAPPED}",
             _MAPPING + "\n    " + _CONTACTED,
         ),
     ),
@@ -174,4 +173,4 @@ _ALL = (
     NatClass("fw", NONE, APD, _filter()),
 )
 
-NAT_CLASSES: Dict[str, NatClass] = {nat.name: nat for nat in _ALL}
+NAT_CLASSES: dict[str, NatClass] = {nat.name: nat for nat in _ALL}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from types import TracebackType
-from typing import Dict, List, NamedTuple, Optional, Tuple, Type, TypeVar
+from typing import NamedTuple, Optional, TypeVar
 
 from udppunch.lab import processes
 from udppunch.lab.access import enter_user_namespace
@@ -31,7 +31,7 @@ class Site(NamedTuple):
     carrier: Optional[str] = None
 
 
-SITES: Dict[str, Site] = {
+SITES: dict[str, Site] = {
     **{name: Site(name) for name in NAT_CLASSES},
     "cgn-prc": Site("prc", "prc"),
     "cgn-sym": Site("prc", "sym"),
@@ -77,17 +77,18 @@ class Lab:
             raise LabError(f"core {core!r} is neither 'routed' nor 'bridge'")
         if core == "bridge" and (wires or ipv6):
             raise LabError("wires and IPv6 need the routed core")
-        self._machines: List[Machine] = []
-        self._routers: Dict[str, Router] = {}
-        self._hosts_at: Dict[str, int] = {}
+        self._ipv6 = ipv6
+        self._machines: list[Machine] = []
+        self._routers: dict[str, Router] = {}
+        self._hosts_at: dict[str, int] = {}
         self._pump = 0
         self._guard = 0
+        centre = self._add(Machine("core", routes=True))
+        self._cabling = Cabling(centre, bridged=core == "bridge", ipv6=ipv6, wires=wires)
         try:
-            core_machine = self._add(Machine("core", routes=True))
-            self._cabling = Cabling(core_machine, bridged=core == "bridge", ipv6=ipv6, wires=wires)
-            self._build(sites, ipv6)
-            self._pump = self._cabling.start_wires(seed)
+            self._build(sites)
             self._renew_guard()
+            self._pump = self._cabling.start_wires(seed)
         except BaseException:
             self.close()
             raise
@@ -114,7 +115,8 @@ class Lab:
         """Another host: on the LAN of site "a" or "b", or on the public network ("core")."""
         if place == "core":
             number = self._hosts_at["core"] = self._hosts_at.get("core", _FIRST_OTHER - 1) + 1
-            host = self._public_host(f"other{number}", (f"203.0.113.{number}",))
+            addresses = (f"203.0.113.{number}", f"2001:db8::{number}")
+            host = self._public_host(f"other{number}", addresses if self._ipv6 else addresses[:1])
         elif f"nat_{place}" in self._routers:
             host = self._lan_host(place, self._routers[f"nat_{place}"])
         else:
@@ -134,6 +136,7 @@ class Lab:
         processes.end_all_inside({machine.namespace.inode for machine in self._machines})
         if self._guard:
             processes.end_child(self._guard)
+        self._cabling.close()
         for machine in self._machines:
             machine.close()
         self._pump = self._guard = 0
@@ -144,7 +147,7 @@ class Lab:
 
     def __exit__(
         self,
-        kind: Optional[Type[BaseException]],
+        kind: Optional[type[BaseException]],
         error: Optional[BaseException],
         trace: Optional[TracebackType],
     ) -> None:
@@ -155,8 +158,8 @@ class Lab:
             raise LabError(f"this lab has no {name}")
         return self._routers[name]
 
-    def _build(self, sites: Dict[str, Site], ipv6: bool) -> None:
-        addresses = _RENDEZVOUS + (_RENDEZVOUS_V6 if ipv6 else ())
+    def _build(self, sites: dict[str, Site]) -> None:
+        addresses = _RENDEZVOUS + (_RENDEZVOUS_V6 if self._ipv6 else ())
         self.rendezvous = self._public_host("rendezvous", addresses)
         self.a = self._build_site("a", sites["a"])
         self.b = self._build_site("b", sites["b"])
@@ -194,7 +197,7 @@ class Lab:
         self._routers[name] = router
         return router
 
-    def _public_host(self, name: str, addresses: Tuple[str, ...]) -> Host:
+    def _public_host(self, name: str, addresses: tuple[str, ...]) -> Host:
         host = self._add(Host(name, addresses))
         self._cabling.to_core(host, "eth0", name, addresses)
         return host

@@ -15,7 +15,7 @@ import select
 import struct
 import time
 from collections.abc import Sequence
-from typing import Dict, List, NamedTuple, Tuple
+from typing import NamedTuple
 
 from udppunch.lab.namespace import LabError, Namespace
 from udppunch.lab.processes import fork
@@ -42,7 +42,7 @@ class Wire(NamedTuple):
     duplicate: float = 0.0
     reorder: float = 0.0
 
-    def arrivals(self, choice: random.Random) -> List[float]:
+    def arrivals(self, choice: random.Random) -> list[float]:
         """After how many seconds the packet comes out: never, once or twice."""
         # All the numbers are drawn each time, so that one share does not shift the others' luck.
         lost, doubled, held, *jitters = [choice.random() for _ in range(5)]
@@ -55,35 +55,34 @@ class Wire(NamedTuple):
 
 def open_tun(namespace: Namespace, name: str) -> int:
     """Make a TUN device in the namespace; it lasts as long as its descriptor is open."""
+    request = struct.pack("16sH22x", name.encode(), _IFF_TUN | _IFF_NO_PI)
     try:
         with namespace.inside():
             fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
-            fcntl.ioctl(
-                fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _IFF_TUN | _IFF_NO_PI)
-            )
+        try:
+            fcntl.ioctl(fd, _TUNSETIFF, request)
+        except OSError:
+            os.close(fd)
+            raise
     except OSError as error:
-        raise LabError(f"delays need /dev/net/tun: {error.strerror}") from None
+        raise LabError(f"wires need /dev/net/tun: {error.strerror}") from None
     return fd
 
 
-def start_pump(ends: Sequence[Tuple[int, int, Wire]], namespace: Namespace, seed: int) -> int:
-    """Pump between pairs of devices in a child, which lives in `namespace`."""
+def start_pump(ends: Sequence[tuple[int, int, Wire]], namespace: Namespace, seed: int) -> int:
+    """Pump between pairs of devices in a child, born in `namespace` and ended with it."""
     fds = [fd for one, other, _ in ends for fd in (one, other)]
-
-    def work() -> None:
-        with namespace.inside():
-            _pump(ends, random.Random(seed))
-
-    return fork(work, [*fds, namespace.fd])
+    with namespace.inside():
+        return fork(lambda: _pump(ends, random.Random(seed)), fds)
 
 
-def _pump(ends: Sequence[Tuple[int, int, Wire]], choice: random.Random) -> None:
-    across: Dict[int, Tuple[int, Wire]] = {}
+def _pump(ends: Sequence[tuple[int, int, Wire]], choice: random.Random) -> None:
+    across: dict[int, tuple[int, Wire]] = {}
     for one, other, wire in ends:
         across[one] = (other, wire)
         across[other] = (one, wire)
     sources = list(across)
-    underway: List[Tuple[float, int, int, bytes]] = []
+    underway: list[tuple[float, int, int, bytes]] = []
     number = 0
     while True:
         wait = max(0.0, underway[0][0] - time.monotonic()) if underway else None
@@ -101,7 +100,7 @@ def _pump(ends: Sequence[Tuple[int, int, Wire]], choice: random.Random) -> None:
             _write(target, packet)
 
 
-def _read_some(fd: int) -> List[bytes]:
+def _read_some(fd: int) -> list[bytes]:
     packets: list[bytes] = []
     try:
         while len(packets) < _AT_ONCE:

@@ -11,19 +11,15 @@ import mmap
 LARGEST_DATAGRAM = 65_507
 
 _SLOT = 65_536
-# Slots exactly 64 KiB apart would all begin in the same sets of the processor's caches, and
-# short datagrams would evict each other.
-_COLOUR = 1_088
 _SCRATCH = 1 << 20
 
 
 class Arena:
-    """`position`s count from `origin`, which is the memory's address if `origin` is given."""
+    """Positions count from `origin`: 0, or the memory's address where the kernel is told it."""
 
-    def __init__(self, slots: int, slot_size: int = _SLOT) -> None:
+    def __init__(self, slots: int) -> None:
         self.slots = slots
-        self.slot_size = slot_size
-        self.stride = slot_size + _COLOUR
+        self.slot_size = self.stride = _SLOT
         self._scratch_at = slots * self.stride
         self.memory = mmap.mmap(
             -1, self._scratch_at + _SCRATCH, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS

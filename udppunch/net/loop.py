@@ -21,7 +21,8 @@ from udppunch.net.resolve import Answer, Resolution
 from udppunch.net.troubles import Troubles
 from udppunch.net.udp import UdpSocket
 
-_SLOTS = 256
+# Hundreds of flows that take turns still have several datagrams each in a batch this deep.
+_SLOTS = 1024
 _PORTABLE_SLOTS = 64
 # Outcomes may lead to requests and these to outcomes; after so many turns the sockets have
 # theirs, lest a role that asks forever starve them.
@@ -41,7 +42,7 @@ class Loop:
 
     `offload` permits UDP_GRO and UDP_SEGMENT; `batched` chooses the batch calls, by default
     where the platform has them. `open_socket` may hand out sockets that exist already, as
-    those a supervisor bound.
+    those a supervisor bound. A loop is made after the last fork: selectors do not survive it.
     """
 
     def __init__(
@@ -204,7 +205,7 @@ class Loop:
         try:
             sock = self._open_socket(endpoint)
             udp_socket = UdpSocket(endpoint, outbox, sock, self._offload)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             failure = socketerrors.explain(endpoint, error)
             if endpoint.essential:
                 raise failure from error

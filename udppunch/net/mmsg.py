@@ -29,8 +29,6 @@ from udppunch.net.udp import Prepared, UdpSocket
 # struct mmsghdr: name, its size, I/O vector, its size, control data, its size, flags, and
 # (aligned like a pointer, as the inner struct msghdr ends there) the message's length.
 HEADER = struct.Struct("@PIPNPNi0PI0P")
-_NAME_SIZE_AT = struct.calcsize("@P")
-_IOVEC_AT = struct.calcsize("@PI0P")
 _CONTROL_SIZE_AT = struct.calcsize("@PIPNP")
 _FLAGS_AT = struct.calcsize("@PIPNPN")
 _LENGTH_AT = struct.calcsize("@PIPNPNi0P")
@@ -43,7 +41,7 @@ _CONTROL = 128  # room for one message's control data
 _MOST_MESSAGES = 1024  # of one sendmmsg; the kernel takes no more at once
 _MOST_SPANS = 64 * _MOST_MESSAGES
 
-_MOST_NAMES = 4096
+_MOST_NAMES = 1 << 14
 _MOST_CONTROLS = 4096
 _TRIES = 3
 _DAMAGED = socket.MSG_TRUNC | socket.MSG_CTRUNC
@@ -125,6 +123,7 @@ class MmsgReceiver:
             )  # fmt: skip
         self._headers = memoryview(memory)[:names]
         self._pristine = bytes(self._headers)
+        # Each column of the headers, as a view that strides over the rest.
         words, integers = self._headers.cast("L"), self._headers.cast("i")
         step, half_step = HEADER.size // words.itemsize, HEADER.size // integers.itemsize
         self._control_sizes = words[_CONTROL_SIZE_AT // words.itemsize :: step]
@@ -229,7 +228,7 @@ class MmsgSender:
     def __init__(self, arena: Arena, troubles: Troubles) -> None:
         self._arena = arena
         self._troubles = troubles
-        self._segment_controls: Dict[int, bytes] = {}
+        self._segment_controls: Dict[int, bytes] = {}  # bounded by the sizes there are
         self._messages: List[Tuple[Route, Prepared, Group]] = []
         self._spans: List[int] = []
         self._sendmmsg = _LIBC.sendmmsg

@@ -23,7 +23,7 @@ from udppunch.net.udp import Prepared, UdpSocket
 Parcel = Tuple[Route, Prepared, List[Piece]]
 
 _CONTROL = 128
-_MOST_NAMES = 4096
+_MOST_NAMES = 1 << 14
 _TRIES = 3  # a socket may hold one waiting error; three tell a persistent one from it
 
 

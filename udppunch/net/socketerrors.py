@@ -69,9 +69,9 @@ def nothing_to_read(number: int) -> bool:
     return number in (errno.EAGAIN, errno.EWOULDBLOCK)
 
 
-def explain(endpoint: Endpoint, error: OSError) -> CommandError:
+def explain(endpoint: Endpoint, error: Exception) -> CommandError:
     """Why the endpoint's socket could not be opened and what helps, in one line."""
-    number = error.errno or 0
+    number = (error.errno or 0) if isinstance(error, OSError) else 0
     where = address.text(endpoint.bind)
     port = address.port(endpoint.bind)
     if number == errno.EADDRINUSE:

@@ -72,7 +72,7 @@ class UdpSocket:
         self.outbox = outbox
         self.sock = sock
         self.descriptor = sock.fileno()
-        self.family = sockaddr.family(endpoint.bind)
+        self.family = socket.AddressFamily(sock.family)
         self.connected = endpoint.remote is not None
         self.closing = False  # no more bursts; what waits still goes out
         self.closed = False

@@ -1,1 +1,1 @@
-"""State machines of the protocols: `now` and random bytes are passed in, datagrams go in and come out."""
+"""State machines of the protocols: datagrams, `now` and random bytes go in, datagrams come out."""

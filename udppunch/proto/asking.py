@@ -58,8 +58,8 @@ class Asking:
         self._gap = _FIRST_GAP
         self._since = self._next
 
-    def heard_peer(self) -> None:
-        """The server knows of this end: no more questions."""
+    def cease(self) -> None:
+        """The server knows of this end, or another attempt asks: no more questions."""
         self._next = float("inf")
 
     def silent(self, now: float) -> bool:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Callable, Dict, NamedTuple, Optional
+from typing import Callable, NamedTuple, Optional, Set
 
 from udppunch.address import Address
 from udppunch.contract import Endpoint, Outbox, Route
@@ -63,7 +63,8 @@ class Candidate:
     next_check: Optional[float]
     opener_ttl: int = 0
     sent: int = 0
-    valid: bool = False
+    heard: bool = False  # the peer sent a check from there
+    valid: bool = False  # and answered one
 
 
 class Checks:
@@ -95,6 +96,7 @@ class Checks:
     def question(self, control: Control, route: Route, now: float) -> Candidate:
         """A check came along `route`: answer it, and check the way back."""
         candidate = self._find(route) or self._add(route, now)
+        candidate.heard = True
         if not candidate.valid:
             self._check(candidate, now)
         destination = route.destination
@@ -121,14 +123,19 @@ class Checks:
         """Ask once whether the path is still there, outside of the schedule."""
         self._ask(self._find(route) or self._add(route, None), now, 0)
 
+    def endpoints(self) -> "Set[Endpoint]":
+        """The sockets behind the candidates."""
+        return {endpoint for endpoint, _ in self._candidates}
+
     def known(self, route: Route) -> Route:
         """The route kept for the candidate that `route` leads to."""
         candidate = self._find(route)
         return candidate.route if candidate is not None else route
 
     def knows(self, route: Route) -> bool:
-        """Whether a check ever came or went that way."""
-        return self._find(route) is not None
+        """Whether the peer has sent a check that way."""
+        candidate = self._find(route)
+        return candidate is not None and (candidate.heard or candidate.valid)
 
     def is_valid(self, route: Route) -> bool:
         """Whether the peer proved to be at the end of `route`."""
@@ -136,9 +143,11 @@ class Checks:
         return candidate is not None and candidate.valid
 
     def settle(self) -> None:
-        """A path is found: check no further candidates."""
-        for candidate in self._candidates.values():
+        """A path is found: no further candidates, but those that the peer may turn to."""
+        for key, candidate in list(self._candidates.items()):
             candidate.next_check = None
+            if not candidate.valid and not candidate.heard:
+                del self._candidates[key]
 
     def drop(self, endpoint: Endpoint) -> None:
         """The endpoint is closed, and with it all candidates behind it."""

@@ -78,6 +78,8 @@ class ClientPath(Path):
 
     def seek(self, now: float) -> None:
         """Begin an attempt with a fresh local port."""
+        for former in self._attempts:
+            former.asking.cease()
         endpoint = Endpoint("client path", ANY_IPV4, owner=self)
         self._attempts.append(_Attempt(self._number, endpoint, Asking(now, self._refusals)))
         self._number += 1
@@ -111,7 +113,7 @@ class ClientPath(Path):
         if attempt is None:
             return None
         if self.pairing is not None and datagram[:16] == self.pairing.token:
-            attempt.asking.heard_peer()
+            attempt.asking.cease()
             return self.control(bytes(datagram), route, now)
         if route.destination == self._rendezvous.address:
             return self._introduction(attempt, datagram, now)
@@ -174,6 +176,7 @@ class ClientPath(Path):
         accepted = self.state is State.UP and self.accepts(route)
         young = now - self._up_since < _DOUBLED_WITHIN
         if accepted and (self.pairing or not young):
+            self.settled = True
             late = self.pairing is not None and self.pairing.is_control(datagram)
             return None if late else Happening.PAYLOAD
         assert route.destination is not None
@@ -206,7 +209,7 @@ class ClientPath(Path):
         self._number = 0
         self._next_attempt = self._explain_at = None
         for attempt in list(self._attempts):
-            attempt.asking.heard_peer()
+            attempt.asking.cease()
             attempt.handshake = None
             if attempt.endpoint is not route.endpoint:
                 self._abandon(attempt)

@@ -27,6 +27,11 @@ from udppunch.wire.malformed import Malformed
 
 _CLOSE_GAP = 0.3
 _CLOSES = 4
+# All checks of a process to peers that have not shown themselves: so many at once, so many a
+# second. A hundred clients may come in the same second.
+CHECK_BURST = 500
+CHECK_RATE = 100
+_PAUSE = 1.0  # seconds without a datagram after which an application "sends again"
 
 
 class State(enum.Enum):
@@ -44,6 +49,7 @@ class Happening(enum.Enum):
     LOST = "lost"
     CLOSED = "closed"
     PAYLOAD = "payload"
+    STALLED = "stalled"
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,7 @@ class Path:
         self.consent: Union[Consent, LegacyConsent] = LegacyConsent(now)
         self.waiting = Waiting()
         self.since = now
+        self.settled = False  # a path to an end that is not ours: past its handshakes
         self._tools = tools
         self._closes = 0
         self._next_close: Optional[float] = None
@@ -119,12 +126,29 @@ class Path:
             if self.state is State.LOST:
                 self.consent.carried = carried
         self.state = State.UP
+        self.settled = False
         self.peer = route
         self.consent.heard = now
         for datagram in self.waiting.take():
             self._tools.outbox.send(route, datagram)
             self.consent.sent = self.consent.carried = now
         return Happening.UP
+
+    def carries(self, now: float) -> bool:
+        """The application sends through the path; whether that has moved the deadline."""
+        consent = self.consent
+        again = now - consent.sent > _PAUSE
+        if again:
+            consent.awake(now)
+        consent.sent = consent.carried = now
+        return again
+
+    def is_payload(self, view: memoryview, segment: int) -> bool:
+        """Whether a burst of the peer's on a path that is up is all payload."""
+        pairing = self.pairing
+        if pairing is None:
+            return self.settled
+        return not pairing.carries_control(view, segment)
 
     def accepts(self, route: Route) -> bool:
         """Whether payload that came along `route` is the peer's."""

@@ -75,6 +75,11 @@ class Registration:
         self._gap = _FIRST_GAP
         self._next_server = self._unanswered_since = now
 
+    def move(self, now: float) -> None:
+        """The server is reached through another socket now: say so at once."""
+        self._next_server = self._unanswered_since = now
+        self._gap = _FIRST_GAP
+
     def silent(self, now: float) -> bool:
         """Whether the rendezvous has left several questions unanswered."""
         return now - self._unanswered_since >= SILENT_AFTER

@@ -8,7 +8,7 @@ the address that the rendezvous named, or another port of the same.
 from __future__ import annotations
 
 import logging
-from typing import Optional
+from typing import List, Optional, Set, Tuple
 
 from udppunch import address
 from udppunch.address import Address
@@ -27,52 +27,72 @@ log = logging.getLogger(__name__)
 
 # A client that was introduced but did not come is let go after this; ours ask again.
 _SOUGHT_FOR = 30.0
+_INTRODUCTIONS = 8
+# In time for the client's second attempt.
+_STALLED_AFTER = 0.7
 
 
 class ServerPath(Path):
     """`client_mark` is empty for a client that is not ours, or not yet known to be."""
 
-    def __init__(
-        self, tools: Tools, key: bytes, mark: bytes, endpoint: Endpoint, now: float
-    ) -> None:
+    def __init__(self, tools: Tools, key: bytes, mark: bytes, now: float) -> None:
         super().__init__(tools, now)
         self.client_mark = b""
         self.named: Optional[Address] = None
         self._key = key
         self._mark = mark
-        self._endpoint = endpoint
+        self._named_to: Optional[Route] = None
+        self._introductions: List[Tuple[Endpoint, Address]] = []
         self._handshake: Optional[ServerHandshake] = None
         self._attempt = -1
         self._named_at = now
         self._seen: Optional[Address] = None
         self._explain_at: Optional[float] = None
+        self._stalls_at: Optional[float] = None
 
     # What the rendezvous brings
 
-    def introduced(self, punch: puncher.Punch, now: float) -> None:
-        """The client is at `punch.peer`, or will be; a repeated introduction changes nothing."""
-        news = punch.peer != self.named
-        self.named = punch.peer
+    def introduced(self, punch: puncher.Punch, endpoint: Endpoint, now: float) -> None:
+        """The client is at `punch.peer`, and was told to come to `endpoint`.
+
+        A repeated introduction changes nothing.
+        """
         self._seen = punch.seen or self._seen
-        if not news:
+        if (endpoint, punch.peer) in self._introductions:
             return
+        self._introductions = [*self._introductions[1 - _INTRODUCTIONS :], (endpoint, punch.peer)]
+        self.named = punch.peer
+        self._named_to = Route(endpoint, punch.peer)
         self._named_at = now
-        if self.state is not State.UP and self._explain_at is None:
-            self._explain_at = now + EXPLAIN_AFTER
+        if self.state is not State.UP:
+            self._stalls_at = now + _STALLED_AFTER
+            if self._explain_at is None:
+                self._explain_at = now + EXPLAIN_AFTER
         if punch.mark:
             self._begin_checks(punch.mark, now)
         else:
             self._handshake = ServerHandshake()
-            self._say(1, Route(self._endpoint, punch.peer))
+            self._say(1, self._named_to)
 
     def _begin_checks(self, client_mark: bytes, now: float) -> None:
-        assert self.named is not None
+        assert self._named_to is not None
         self.client_mark = client_mark
         self._attempt += 1
         found = self.pair(Pairing(self._key, self._mark, client_mark, client=False))
         opening = checks.attempt(self._attempt)
-        route = Route(self._endpoint, self.named)
-        found.begin(route, opening.opener_ttl, opening.server_hold, now)
+        found.begin(self._named_to, opening.opener_ttl, opening.server_hold, now)
+
+    def proved(self, route: Route) -> bool:
+        """Whether something of the client's that only it can send came along `route`."""
+        return self.checks is not None and self.checks.knows(route)
+
+    def endpoints(self) -> Set[Endpoint]:
+        """The sockets that this path needs."""
+        needed = self.checks.endpoints() if self.checks is not None else set()
+        for route in (self.peer, self._named_to):
+            if route is not None:
+                needed.add(route.endpoint)
+        return needed
 
     # What the client brings
 
@@ -111,6 +131,7 @@ class ServerPath(Path):
         """
         if self._handshake is None or bytes(datagram) != puncher.encode(puncher.Handshake(2)):
             self._handshake = None
+            self.settled = True
             return False
         assert self.peer is not None
         self.second(puncher.Handshake(2), self.peer, now)
@@ -144,7 +165,7 @@ class ServerPath(Path):
         return None
 
     def nominate(self, route: Route, now: float) -> Happening:
-        self._explain_at = None
+        self._explain_at = self._stalls_at = None
         self._attempt = -1
         return super().nominate(route, now)
 
@@ -156,6 +177,9 @@ class ServerPath(Path):
             return happening
         if now >= self._gives_up_at():
             return self._end()
+        if self._stalls_at is not None and now >= self._stalls_at:
+            self._stalls_at = None
+            return Happening.STALLED
         if self._explain_at is not None and now >= self._explain_at:
             self._explain_at = None
             where = address.text(self.named) if self.named else "unknown"
@@ -170,7 +194,7 @@ class ServerPath(Path):
         deadline = self.watch_deadline()
         if self.state in (State.UP, State.CLOSING):
             return deadline
-        return earliest(deadline, self._explain_at, self._gives_up_at())
+        return earliest(deadline, self._explain_at, self._stalls_at, self._gives_up_at())
 
     def _gives_up_at(self) -> float:
         if self.state is State.LOST:

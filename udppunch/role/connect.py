@@ -20,15 +20,10 @@ from udppunch.notices import Notices, event
 from udppunch.proto.client_path import ClientPath
 from udppunch.proto.destination import Destination
 from udppunch.proto.limiter import TokenBucket
-from udppunch.proto.path import Happening, State, Tools
+from udppunch.proto.path import CHECK_BURST, CHECK_RATE, Happening, State, Tools
 from udppunch.proto.timers import Timers
 
 log = logging.getLogger(__name__)
-
-# All checks to servers that have not shown themselves: so many at once, so many a second.
-_CHECK_BURST = 500
-_CHECK_RATE = 100
-_PAUSE = 1.0  # seconds without a datagram after which an application "sends again"
 
 
 class Connect:
@@ -44,7 +39,7 @@ class Connect:
             for listen in config.listen
         ]
         self._tools = Tools(
-            outbox, random, TokenBucket(_CHECK_RATE, _CHECK_BURST), self.counters,
+            outbox, random, TokenBucket(CHECK_RATE, CHECK_BURST), self.counters,
             config.keepalive, config.idle,
         )  # fmt: skip
         self._paths: Dict[Address, ClientPath] = {}
@@ -93,8 +88,7 @@ class Connect:
             and peer.destination == burst.source
             and peer.endpoint is burst.endpoint
             and path.state is State.UP
-            and path.pairing is not None
-            and not path.pairing.carries_control(burst.view, burst.segment)
+            and path.is_payload(burst.view, burst.segment)
         ):
             path.consent.heard = path.consent.carried = now
             self._outbox.forward(path.to_application, burst)
@@ -108,17 +102,14 @@ class Connect:
             path = self._admit(burst, now)
             if path is None:
                 return
-        consent = path.consent
         peer = path.peer
         if path.state is State.UP and peer is not None:
-            if now - consent.sent > _PAUSE:
-                consent.awake(now)
+            if path.carries(now):
                 self._timers.set(path, path.deadline())
-            consent.sent = consent.carried = now
             self._outbox.forward(peer, burst)
         else:
             path.waiting.add(burst.datagrams())
-            consent.carried = now
+            path.consent.carried = now
 
     def _admit(self, burst: Burst, now: float) -> Optional[ClientPath]:
         if len(self._paths) >= self._config.max_paths:

@@ -1,0 +1,1 @@
+"""What udppunch costs, measured beside a yardstick on the same machine."""
