@@ -13,6 +13,7 @@ with a virtual clock.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, Optional, Protocol, Sequence
 
 from udppunch.address import Address
@@ -136,7 +137,12 @@ class Outbox(Protocol):
 
 
 class Role(Protocol):
-    """What the loop calls. Each call may use the outbox that the role was made with."""
+    """What the loop calls. Each call may use the outbox that the role was made with.
+
+    `counters` says how often what happened, refusals and drops by their reason.
+    """
+
+    counters: "Counter[str]"
 
     def start(self, now: float) -> None: ...
 

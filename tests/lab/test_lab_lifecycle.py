@@ -7,7 +7,6 @@ import ctypes
 import os
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import time
@@ -168,21 +167,22 @@ def through_a_wire(lab: Lab, count: int) -> list[int]:
     return [int(data) for data in heard(b)]
 
 
-def test_a_constant_delay_is_kept_and_so_is_the_order(build_lab: BuildLab) -> None:
+def test_a_constant_delay_is_kept(build_lab: BuildLab) -> None:
     lab = build_lab("public", "public", delay_a=0.015, delay_b=0.010)
     a, b = udp(lab.a), udp(lab.b)
-    delays, numbers = [], []
-    for number in range(40):
-        a.sendto(struct.pack("!dI", time.monotonic(), number), (lab.b.address, PORT))
-        time.sleep(0.001)
-    for _ in range(40):
-        sent, number = struct.unpack("!dI", b.recv(100))
-        numbers.append(number)
-        delays.append(time.monotonic() - sent)
-    assert numbers == list(range(40))
-    # Those read at the end waited in the socket: the promptest tell what the wires took. A busy
-    # machine makes it longer at times, nothing makes it shorter.
-    assert 0.025 <= min(delays[-1:]) < 1
+    delays = []
+    for _ in range(20):
+        start = time.monotonic()
+        a.sendto(b"datagram", (lab.b.address, PORT))
+        b.recv(100)
+        delays.append(time.monotonic() - start)
+    # A busy machine makes some of them later; nothing makes one earlier.
+    assert 0.025 <= min(delays) < 0.030
+
+
+def test_a_constant_delay_keeps_the_order(build_lab: BuildLab) -> None:
+    lab = build_lab("public", "public", delay_a=0.005, delay_b=0.005)
+    assert through_a_wire(lab, 200) == list(range(200))
 
 
 def test_a_wire_to_the_rendezvous_delays_both_ways(build_lab: BuildLab) -> None:
@@ -226,13 +226,17 @@ def test_a_coalesced_send_comes_out_as_single_datagrams(build_lab: BuildLab) -> 
     assert heard(b) == [payload[start : start + 1200] for start in range(0, len(payload), 1200)]
 
 
-def test_a_wire_carries_a_burst_of_thousands(build_lab: BuildLab) -> None:
+def test_a_wire_carries_thousands_in_order(build_lab: BuildLab) -> None:
     lab = build_lab("prc", "public", delay_a=0.005)
     a, b = udp(lab.a), udp(lab.b)
-    b.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUFFORCE, 1 << 24)
+    arrived: list[bytes] = []
     for number in range(3000):
         a.sendto(b"%d" % number, (lab.b.address, PORT))
-    assert [int(data) for data in heard(b)] == list(range(3000))
+        # Meanwhile read what is out, for the socket's buffer holds a few hundred.
+        with contextlib.suppress(BlockingIOError):
+            arrived.append(b.recv(100, socket.MSG_DONTWAIT))
+    arrived += heard(b)
+    assert [int(data) for data in arrived] == list(range(3000))
 
 
 # -- nothing is left ---------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import socket
+from collections import Counter
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from udppunch.address import Address
@@ -34,6 +35,7 @@ class Housekeeping:
     """What the service manager hears, in the form of a role: the loop feeds the watchdog."""
 
     def __init__(self, roles: Sequence[Role], notifier: Notifier) -> None:
+        self.counters: "Counter[str]" = Counter()
         self._roles = roles
         self._notifier = notifier
         self._ready = False
@@ -124,6 +126,9 @@ def run(
         loop.add(role, outbox)
     loop.add(Housekeeping(running, Notifier(environment)), loop.outbox())
     loop.run()
+    counters = sum((role.counters for role in running), Counter(loop.counters))
+    counted = ", ".join(f"{name} {count}" for name, count in sorted(counters.items()))
+    event(log, logging.INFO, "stopped", f"stopped; {counted or 'nothing to count'}", **counters)
 
 
 def _raise_descriptor_limit() -> None:

@@ -8,8 +8,11 @@ what comes too late is payload to its application.
 
 from __future__ import annotations
 
+from typing import Optional
+
 # The client gives the server this long to open its NAT.
 CLIENT_PAUSE = 1.0
+_FIRST_DELAYS = (0.1, 0.4, 0.7)
 _REPEAT = 1.0
 _REPEATS = 4
 # A second handshake 2 that comes sooner was doubled by the network; the server answered it.
@@ -47,15 +50,31 @@ class ClientHandshake:
 
 
 class ServerHandshake:
-    """Which handshakes 2 to answer."""
+    """When to say handshake 1, and which handshakes 2 to answer.
 
-    __slots__ = ("_second_at",)
+    Not at once: a 1 that overtakes the rendezvous's word to an original client ends it. Again
+    as long as that client pauses, for the first may be lost on the way to this end's own NAT.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_firsts", "_second_at")
+
+    def __init__(self, now: float) -> None:
+        self._firsts = [now + delay for delay in _FIRST_DELAYS]
         self._second_at = float("-inf")
+
+    def due(self, now: float) -> bool:
+        """Whether handshake 1 is to be said now; counts it as said."""
+        if not self._firsts or now < self._firsts[0]:
+            return False
+        del self._firsts[0]
+        return True
 
     def answers_second(self, now: float) -> bool:
         """Whether a handshake 2 that came now is answered with 3 (else it is passed over)."""
         again = now - self._second_at
         self._second_at = now
+        self._firsts.clear()
         return again >= _DOUBLED_WITHIN
+
+    def deadline(self) -> Optional[float]:
+        return self._firsts[0] if self._firsts else None

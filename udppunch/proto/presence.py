@@ -54,8 +54,8 @@ class Presence:
 
     def opened(self, endpoint: Endpoint, now: float) -> None:
         """The socket is there; a fresh one is registered in the place of the former."""
-        if endpoint is self.endpoint and self._registering:
-            self._registration.move(now)
+        if endpoint is self.endpoint:
+            self.refresh(now)
 
     def failed(self, endpoint: Endpoint) -> None:
         """No fresh socket was to be had: the former serves on."""
@@ -71,6 +71,11 @@ class Presence:
         if not self._registering and self.endpoint.local and self.rendezvous.address:
             self._registering = True
             self._registration.restart(now)
+
+    def refresh(self, now: float) -> None:
+        """Let the rendezvous see at once where this end is now."""
+        if self._registering:
+            self._registration.move(now)
 
     def receive(self, datagram: bytes, endpoint: Endpoint, now: float) -> Optional[puncher.Punch]:
         """What the rendezvous says; a Punch is for the caller to act on."""

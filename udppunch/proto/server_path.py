@@ -71,8 +71,7 @@ class ServerPath(Path):
         if punch.mark:
             self._begin_checks(punch.mark, now)
         else:
-            self._handshake = ServerHandshake()
-            self._say(1, self._named_to)
+            self._handshake = ServerHandshake(now)
 
     def _begin_checks(self, client_mark: bytes, now: float) -> None:
         assert self._named_to is not None
@@ -177,6 +176,9 @@ class ServerPath(Path):
             return happening
         if now >= self._gives_up_at():
             return self._end()
+        if self._handshake is not None and self._handshake.due(now):
+            assert self._named_to is not None
+            self._say(1, self._named_to)
         if self._stalls_at is not None and now >= self._stalls_at:
             self._stalls_at = None
             return Happening.STALLED
@@ -194,6 +196,8 @@ class ServerPath(Path):
         deadline = self.watch_deadline()
         if self.state in (State.UP, State.CLOSING):
             return deadline
+        if self._handshake is not None:
+            deadline = earliest(deadline, self._handshake.deadline())
         return earliest(deadline, self._explain_at, self._stalls_at, self._gives_up_at())
 
     def _gives_up_at(self) -> float:
