@@ -72,20 +72,17 @@ class Lab:
             "rendezvous": Wire(delay_rendezvous),
         }
         wires = {name: wire for name, wire in wires.items() if any(wire)}
-        ipv6 = any(site.home == "fw" for site in sites.values())
-        if core not in ("routed", "bridge"):
-            raise LabError(f"core {core!r} is neither 'routed' nor 'bridge'")
-        if core == "bridge" and (wires or ipv6):
-            raise LabError("wires and IPv6 need the routed core")
-        self._ipv6 = ipv6
+        self._ipv6 = any(site.home == "fw" for site in sites.values())
+        bridged = _is_bridge(core, wanted_routed=bool(wires) or self._ipv6)
         self._machines: list[Machine] = []
         self._routers: dict[str, Router] = {}
         self._hosts_at: dict[str, int] = {}
         self._pump = 0
         self._guard = 0
-        centre = self._add(Machine("core", routes=True))
-        self._cabling = Cabling(centre, bridged=core == "bridge", ipv6=ipv6, wires=wires)
+        centre = Machine("core", routes=True)
+        self._cabling = Cabling(centre, bridged=bridged, ipv6=self._ipv6, wires=wires)
         try:
+            self._add(centre)
             self._build(sites)
             self._renew_guard()
             self._pump = self._cabling.start_wires(seed)
@@ -211,6 +208,10 @@ class Lab:
 
     def _add(self, machine: _AnyMachine) -> _AnyMachine:
         self._machines.append(machine)
+        if not self._ipv6:
+            # Else each device announces its multicast groups, and a wire's first choices are
+            # spent on that. The loopback device exists already and keeps ::1.
+            machine.namespace.sysctl([("ipv6/conf/default/disable_ipv6", 1)])
         return machine
 
     def _renew_guard(self) -> None:
@@ -243,6 +244,14 @@ def can_build() -> Optional[str]:
         reason = pipe.read()
     _, status = os.waitpid(child, 0)
     return reason or ("building a lab failed" if status else None)
+
+
+def _is_bridge(core: str, *, wanted_routed: bool) -> bool:
+    if core not in ("routed", "bridge"):
+        raise LabError(f"core {core!r} is neither 'routed' nor 'bridge'")
+    if core == "bridge" and wanted_routed:
+        raise LabError("wires and IPv6 need the routed core")
+    return core == "bridge"
 
 
 def _site(name: str, carrier: Optional[str]) -> Site:

@@ -7,6 +7,7 @@ and nothing coalesced, since neither is offered any offload.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import heapq
 import os
@@ -73,22 +74,31 @@ def start_pump(ends: Sequence[tuple[int, int, Wire]], namespace: Namespace, seed
     """Pump between pairs of devices in a child, born in `namespace` and ended with it."""
     fds = [fd for one, other, _ in ends for fd in (one, other)]
     with namespace.inside():
-        return fork(lambda: _pump(ends, random.Random(seed)), fds)
+        return fork(lambda: _pump(ends, seed), fds)
 
 
-def _pump(ends: Sequence[tuple[int, int, Wire]], choice: random.Random) -> None:
-    across: dict[int, tuple[int, Wire]] = {}
+class _Direction(NamedTuple):
+    """One way of a wire. With luck of its own: the others' traffic doesn't change it."""
+
+    target: int
+    wire: Wire
+    choice: random.Random
+
+
+def _pump(ends: Sequence[tuple[int, int, Wire]], seed: int) -> None:
+    directions: dict[int, _Direction] = {}
     for one, other, wire in ends:
-        across[one] = (other, wire)
-        across[other] = (one, wire)
-    sources = list(across)
+        for source, target in ((one, other), (other, one)):
+            choice = random.Random(f"{seed} {len(directions)}")
+            directions[source] = _Direction(target, wire, choice)
+    sources = list(directions)
     underway: list[tuple[float, int, int, bytes]] = []
-    number = 0
+    number = 0  # keeps the order of packets due at the same instant
     while True:
         wait = max(0.0, underway[0][0] - time.monotonic()) if underway else None
         # select and not poll: its timeout has microseconds.
         for source in select.select(sources, [], [], wait)[0]:
-            target, wire = across[source]
+            target, wire, choice = directions[source]
             for packet in _read_some(source):
                 now = time.monotonic()
                 for seconds in wire.arrivals(choice):
@@ -97,7 +107,8 @@ def _pump(ends: Sequence[tuple[int, int, Wire]], choice: random.Random) -> None:
         now = time.monotonic()
         while underway and underway[0][0] <= now:
             _, _, target, packet = heapq.heappop(underway)
-            _write(target, packet)
+            with contextlib.suppress(OSError):  # down or full: lost, as on any link
+                os.write(target, packet)
 
 
 def _read_some(fd: int) -> list[bytes]:
@@ -108,10 +119,3 @@ def _read_some(fd: int) -> list[bytes]:
     except BlockingIOError:
         pass
     return packets
-
-
-def _write(fd: int, packet: bytes) -> None:
-    try:
-        os.write(fd, packet)
-    except OSError:
-        pass  # the device is down, or full: lost, as on any link

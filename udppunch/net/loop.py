@@ -27,6 +27,7 @@ _PORTABLE_SLOTS = 64
 # Outcomes may lead to requests and these to outcomes; after so many turns the sockets have
 # theirs, lest a role that asks forever starve them.
 _MOST_TURNS = 16
+_NEVER = float("inf")
 
 
 class Receiver(Protocol):
@@ -74,6 +75,7 @@ class Loop:
         self._outboxes: List[LoopOutbox] = []
         self._starting: List[LoopOutbox] = []
         self._resolutions: List[Tuple[LoopOutbox, Resolution]] = []
+        self._due = _NEVER  # when the next role wants to be called, as of this turn's start
         self._told_all = True
         self._stopping = False
 
@@ -123,7 +125,8 @@ class Loop:
                 self._receive(data, now)
             else:
                 data()
-        self._expire(now)
+        if self._due <= now:
+            self._expire(now)
         self._settle(now)
 
     def close(self) -> None:
@@ -138,13 +141,17 @@ class Loop:
 
     def _patience(self) -> Optional[float]:
         if not self._told_all or self._stopping or self._starting:
+            self._due = 0.0
             return 0.0
-        due = [resolution.deadline for _, resolution in self._resolutions]
+        due = _NEVER
         for outbox in self._outboxes:
             deadline = outbox.role.deadline()
-            if deadline is not None:
-                due.append(deadline)
-        return max(0.0, min(due) - self._clock()) if due else None
+            if deadline is not None and deadline < due:
+                due = deadline
+        for _, resolution in self._resolutions:
+            due = min(due, resolution.deadline)
+        self._due = due
+        return None if due == _NEVER else max(0.0, due - self._clock())
 
     def _receive(self, udp_socket: UdpSocket, now: float) -> None:
         if udp_socket.closing:

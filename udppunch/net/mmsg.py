@@ -20,7 +20,7 @@ from udppunch.contract import Burst, Route
 from udppunch.errors import CommandError
 from udppunch.net import offload, sockaddr, socketerrors
 from udppunch.net.arena import Arena
-from udppunch.net.grouping import Group, group
+from udppunch.net.grouping import MOST_OCTETS, MOST_SEGMENTS, Group, Piece, group
 from udppunch.net.portable import Parcel, send_datagram, send_train
 from udppunch.net.socketerrors import Action
 from udppunch.net.troubles import Troubles
@@ -29,6 +29,7 @@ from udppunch.net.udp import Prepared, UdpSocket
 # struct mmsghdr: name, its size, I/O vector, its size, control data, its size, flags, and
 # (aligned like a pointer, as the inner struct msghdr ends there) the message's length.
 HEADER = struct.Struct("@PIPNPNi0PI0P")
+_NAME_SIZE_AT = struct.calcsize("@P")
 _CONTROL_SIZE_AT = struct.calcsize("@PIPNP")
 _FLAGS_AT = struct.calcsize("@PIPNPN")
 _LENGTH_AT = struct.calcsize("@PIPNPNi0P")
@@ -44,7 +45,8 @@ _MOST_SPANS = 64 * _MOST_MESSAGES
 _MOST_NAMES = 1 << 14
 _MOST_CONTROLS = 4096
 _TRIES = 3
-_DAMAGED = socket.MSG_TRUNC | socket.MSG_CTRUNC
+_DAMAGED = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)  # enumerations are slow
+_DONTWAIT = int(socket.MSG_DONTWAIT)
 
 
 def available() -> bool:
@@ -126,6 +128,7 @@ class MmsgReceiver:
         # Each column of the headers, as a view that strides over the rest.
         words, integers = self._headers.cast("L"), self._headers.cast("i")
         step, half_step = HEADER.size // words.itemsize, HEADER.size // integers.itemsize
+        self._name_sizes = integers[_NAME_SIZE_AT // integers.itemsize :: half_step]
         self._control_sizes = words[_CONTROL_SIZE_AT // words.itemsize :: step]
         self._flags = integers[_FLAGS_AT // integers.itemsize :: half_step]
         self._lengths = integers[_LENGTH_AT // integers.itemsize :: half_step]
@@ -145,18 +148,51 @@ class MmsgReceiver:
                 udp.descriptor,
                 self._pointers[first],
                 self._arena.slots - first,
-                socket.MSG_DONTWAIT,
+                _DONTWAIT,
                 None,
             )
             if got > 0:
                 self._next = first + got
-                self._deliver(udp, now, first, first + got)
+                if got == 1:
+                    self._deliver_one(udp, now, first)
+                else:
+                    self._deliver(udp, now, first, first + got)
                 return
             number = ctypes.get_errno()
             if socketerrors.nothing_to_read(number):
                 return
             if self._troubles.receiving(udp, number) not in (Action.RETRY, Action.REFUSED):
                 return
+
+    def _deliver_one(self, udp: UdpSocket, now: float, slot: int) -> None:
+        """The short way of a message that comes alone: what a slow flow costs is this."""
+        length, size = self._lengths[slot], self._control_sizes[slot]
+        self._name_sizes[slot], self._control_sizes[slot] = _NAME, _CONTROL
+        if self._flags[slot] & _DAMAGED:
+            self._troubles.malformed(udp, "truncated")
+            return
+        burst = self._burst
+        burst.endpoint = udp.endpoint
+        name_at = self._names_at + slot * _NAME
+        name = self._memory[name_at : name_at + udp.name_size]
+        burst.source = self._sources.get(name) or self._source(name)
+        burst.segment = length
+        burst.local = b""
+        if size:
+            control_at = self._controls_at + slot * _CONTROL
+            control = self._memory[control_at : control_at + size]
+            segment, burst.local = self._told.get(control) or self._tell(control)
+            if 0 < segment < length:
+                burst.segment = segment
+        start = slot * self._arena.stride
+        burst.view = self._arena.view[start : start + length]
+        burst.position = self._arena.origin + start
+        try:
+            udp.outbox.role.receive(burst, now)
+        except CommandError:
+            raise
+        except Exception as error:
+            self._troubles.bug(udp, error)
 
     def _deliver(self, udp: UdpSocket, now: float, first: int, last: int) -> None:
         lengths = self._lengths[first:last].tolist()
@@ -169,7 +205,7 @@ class MmsgReceiver:
         deliver = udp.outbox.role.receive
         burst, sources, told, view = self._burst, self._sources, self._told, self._arena.view
         memory, stride, origin = self._memory, self._arena.stride, self._arena.origin
-        name_size = sockaddr.IPV4_SIZE if udp.family == socket.AF_INET else sockaddr.IPV6_SIZE
+        name_size = udp.name_size
         name_at = self._names_at + first * _NAME
         control_at = self._controls_at + first * _CONTROL
         start = first * stride
@@ -243,13 +279,33 @@ class MmsgSender:
         self._vectors_at = headers + names + controls
         self._vectors = memoryview(memory)[self._vectors_at :].cast("L")
 
+    def send_lone(self, udp: UdpSocket, route: Route, prepared: Prepared, piece: Piece) -> None:
+        """The short way of a piece that goes alone; a train that fails goes the long one."""
+        position, length, segment = piece
+        data = self._arena.cut(position, length)
+        if length <= segment:
+            send_datagram(udp, route, prepared, data, self._troubles)
+            return
+        datagrams = -(-length // segment)
+        fits = datagrams <= MOST_SEGMENTS and length <= MOST_OCTETS
+        if not (fits and udp.segments and segment <= prepared.largest):
+            self.send(udp, [(route, prepared, [piece])])
+            return
+        if segment != prepared.train_segment:
+            prepared.prepare_train(segment)
+        try:
+            udp.send_one(data, prepared.target, prepared.train_ancillary)
+        except OSError as error:
+            number = error.errno or 0
+            if self._troubles.met(udp, number) is Action.DROP:
+                self._troubles.sending(udp, number, datagrams)
+            else:
+                self.send(udp, [(route, prepared, [piece])])
+            return
+        route.datagrams += datagrams
+        route.octets += length
+
     def send(self, udp: UdpSocket, parcels: Sequence[Parcel]) -> None:
-        if len(parcels) == 1 and len(parcels[0][2]) == 1:
-            route, prepared, ((position, length, segment),) = parcels[0]
-            if length <= segment:  # the short way, for one datagram at a time
-                data = self._arena.cut(position, length)
-                send_datagram(udp, route, prepared, data, self._troubles)
-                return
         for route, prepared, pieces in parcels:
             largest = prepared.largest if udp.segments else 0
             for message in group(pieces, largest):
@@ -287,8 +343,7 @@ class MmsgSender:
     def _segment_control(self, segment: int) -> bytes:
         control = self._segment_controls.get(segment)
         if control is None:
-            size = struct.pack("@H", segment)
-            control = control_message(offload.SOL_UDP, offload.UDP_SEGMENT, size)
+            control = control_message(*offload.segments_of(segment))
             self._segment_controls[segment] = control
         return control
 
@@ -299,7 +354,7 @@ class MmsgSender:
         done, total, tried = 0, len(messages), -1
         while done < total:
             at = self._pointers[done]
-            sent: int = self._sendmmsg(udp.descriptor, at, total - done, socket.MSG_DONTWAIT)
+            sent: int = self._sendmmsg(udp.descriptor, at, total - done, _DONTWAIT)
             if sent > 0:
                 done += sent
                 continue

@@ -88,6 +88,11 @@ def asked_address(told: Iterable[Tuple[int, int, bytes]]) -> bytes:
     return b""
 
 
+def segments_of(size: int) -> Tuple[int, int, bytes]:
+    """The control message that makes the kernel cut what is sent into datagrams of `size`."""
+    return SOL_UDP, UDP_SEGMENT, struct.pack("@H", size)
+
+
 def leave_from(source: bytes, family: socket.AddressFamily) -> Ancillary:
     """The control message that makes a datagram leave from the IP address `source`."""
     if not source or not LINUX:

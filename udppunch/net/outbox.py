@@ -12,12 +12,17 @@ from typing import Any, Dict, List, NamedTuple, Optional, Protocol, Sequence
 from udppunch.contract import Burst, Endpoint, Lookup, Role, Route
 from udppunch.net import socketerrors
 from udppunch.net.arena import LARGEST_DATAGRAM, Arena
+from udppunch.net.grouping import Piece
 from udppunch.net.portable import Parcel, send_datagram
 from udppunch.net.troubles import Troubles
 from udppunch.net.udp import Prepared, UdpSocket
 
 
 class Sender(Protocol):
+    def send_lone(
+        self, udp: UdpSocket, route: Route, prepared: Prepared, piece: Piece
+    ) -> None: ...
+
     def send(self, udp: UdpSocket, parcels: Sequence[Parcel]) -> None: ...
 
 
@@ -50,6 +55,9 @@ class Dispatch:
         """Sends all that waits. Whatever the kernel says to it, this returns."""
         if not self.waiting:
             return
+        if len(self.waiting) == 1 and len(self.waiting[0].pending) == 1:
+            self._flush_lone(self.waiting.pop())
+            return
         parcels: Dict[UdpSocket, List[Parcel]] = {}
         for route in self.waiting:
             pieces, route.pending = route.pending, None
@@ -61,6 +69,16 @@ class Dispatch:
         self.waiting.clear()
         for udp, of_one in parcels.items():
             self._sender.send(udp, of_one)
+        self._arena.clear_scratch()
+
+    def _flush_lone(self, route: Route) -> None:
+        """The short way, for one piece at a time."""
+        (piece,), route.pending = route.pending, None
+        prepared = self.prepare(route)
+        if prepared is None:
+            self._troubles.unsendable([piece])
+        else:
+            self._sender.send_lone(prepared.udp, route, prepared, piece)
         self._arena.clear_scratch()
 
     def prepare(self, route: Route) -> Optional[Prepared]:

@@ -93,6 +93,9 @@ class PortableSender:
         self._arena = arena
         self._troubles = troubles
 
+    def send_lone(self, udp: UdpSocket, route: Route, prepared: Prepared, piece: Piece) -> None:
+        self.send(udp, [(route, prepared, [piece])])
+
     def send(self, udp: UdpSocket, parcels: Sequence[Parcel]) -> None:
         for route, prepared, pieces in parcels:
             for position, length, segment in pieces:

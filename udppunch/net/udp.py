@@ -41,6 +41,7 @@ class Prepared:
 
     __slots__ = (
         "udp", "destination", "source", "name", "target", "ancillary", "control", "largest",
+        "train_segment", "train_ancillary",
     )  # fmt: skip
 
     def __init__(self, udp: UdpSocket, route: Route) -> None:
@@ -55,6 +56,13 @@ class Prepared:
         self.ancillary = offload.leave_from(route.source, udp.family)
         self.control: Optional[bytes] = None  # `ancillary` as the batch sender wrote it
         self.largest = LARGEST_DATAGRAM  # datagram that segmented sends may carry
+        self.train_segment = 0  # of the last lone train, and
+        self.train_ancillary: offload.Ancillary = []  # what was sent with it
+
+    def prepare_train(self, segment: int) -> None:
+        """Makes ready for trains of that segment size, of which a flow has few."""
+        self.train_segment = segment
+        self.train_ancillary = [offload.segments_of(segment), *self.ancillary]
 
 
 class UdpSocket:
@@ -62,7 +70,7 @@ class UdpSocket:
 
     __slots__ = (
         "endpoint", "outbox", "sock", "descriptor", "family", "connected", "closing",
-        "closed", "segments", "coalesces",
+        "closed", "segments", "coalesces", "name_size",
     )  # fmt: skip
 
     def __init__(
@@ -73,6 +81,8 @@ class UdpSocket:
         self.sock = sock
         self.descriptor = sock.fileno()
         self.family = socket.AddressFamily(sock.family)
+        ipv4 = self.family == socket.AF_INET
+        self.name_size = sockaddr.IPV4_SIZE if ipv4 else sockaddr.IPV6_SIZE
         self.connected = endpoint.remote is not None
         self.closing = False  # no more bursts; what waits still goes out
         self.closed = False
