@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import traceback
+from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import docopt
 
 from udppunch import __version__, config, logs, usage
 from udppunch.config import Invalid
-from udppunch.errors import EX_USAGE, CommandError, UsageError
+from udppunch.errors import EX_SOFTWARE, EX_USAGE, CommandError, UsageError
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +30,13 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         return 0
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        # Its text may quote what it was given, a key for one.
+        log.debug("internal error", exc_info=error)
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        kind = f"{type(error).__name__}, {Path(where.filename).name}:{where.lineno}"
+        print(f"udppunch: internal error ({kind}); please report it", file=sys.stderr)
+        return EX_SOFTWARE
 
 
 def _command(arguments: List[str], environment: Mapping[str, str]) -> int:

@@ -2,8 +2,9 @@
 
     load -> connect side -> serve side -> sink        (and back, with --echo)
 
-On one core the two forwarding processes, on another the load and the sink, all over
-loopback. The same load goes through udppunch and through a pair of C forwarders in turn, for
+All over loopback, on two cores. A paced load is measured once for each of the two forwarding
+processes, which then has a core to itself, as on the two hosts where they live; the other one,
+the load and the sink share the second core. Saturated, the two share a core. The same load goes through udppunch and through a pair of C forwarders in turn, for
 several rounds. A figure is the median of the rounds: CPU time of each forwarding process for
 each datagram that the application got, and the ratio of ours to the yardstick's. Time on the
 clock plays no part. From the top of the tree:
@@ -112,6 +113,19 @@ class Bench:
         return self._processes.start(f"{name} sink", command, self._applications)
 
     def measure(self, pair: Pair, load: Load, seconds: float) -> Sample:
+        """One round; of a paced load half of it for each forwarding process, alone."""
+        if not load.rate:
+            return self._measure(pair, load, seconds, (pair.near, pair.far))
+        near = self._measure(pair, load, seconds / 2, (pair.near,))
+        far = self._measure(pair, load, seconds / 2, (pair.far,))
+        return near.beside(far)
+
+    def _measure(
+        self, pair: Pair, load: Load, seconds: float, alone: Sequence[Program]
+    ) -> Sample:
+        for program in (pair.near, pair.far):
+            core = self._forwarding if program in alone else self._applications
+            os.sched_setaffinity(program.pid, {core})
         generator = self._generator(pair, load, seconds)
         try:
             self._await_path(pair, generator)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Dict, Iterator, List, Optional, Sequence
 
 from tests.bench.common import table
@@ -45,6 +45,16 @@ class Sample:
     dropped_near: int  # before the process, by its sockets
     dropped_far: int
     dropped_sink: int
+
+    def beside(self, other: Sample) -> Sample:
+        """Both halves of a round: the near process was measured in this, the far in the other."""
+        counts = {
+            field.name: getattr(self, field.name) + getattr(other, field.name)
+            for field in fields(Sample)
+            if not field.name.endswith("_us")
+        }
+        both = self.near_us + other.far_us
+        return Sample(near_us=self.near_us, far_us=other.far_us, both_us=both, **counts)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,10 @@ def enter_user_namespace() -> None:
     if capable():
         return
     if int(_status_field("Threads")) > 1:
-        raise LabError("a process with several threads can't enter a user namespace")
+        raise LabError(
+            "a process with several threads can't enter a user namespace: start it in one, "
+            "with `unshare -Urn`"
+        )
     user, group = os.geteuid(), os.getegid()
     try:
         unshare(CLONE_NEWUSER | CLONE_NEWNET)

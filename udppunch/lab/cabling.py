@@ -49,30 +49,22 @@ class Cabling:
         addresses: Sequence[str],
         prefix: str = "",
     ) -> None:
-        """Link `device` of the machine to `port` of the core, which routes the addresses there,
-        or the whole `prefix`."""
+        """Link `device` of the machine to `port` of the core, which is to find the addresses
+        there, or the whole `prefix`."""
         if self._bridged:
             self._veth(machine, device, self._core, port)
             self._tell(self._core, f"link set dev {port} master core up")
             self._tell(machine, f"link set dev {device} up")
             self._tell(machine, *(f"addr add {each}/24 dev {device}" for each in addresses))
             return
-        if port in self._wires:
-            ends = open_tun(machine.namespace, device), open_tun(self._core.namespace, port)
-            self._tuns.append((*ends, self._wires[port]))
-            up = f"txqueuelen {_QUEUE} up"
-        else:
-            self._veth(machine, device, self._core, port, f"address {_LINK_ADDRESS}")
-            up = "arp off up"
+        up = self._routed_link(machine, device, port)
         self._tell(machine, f"link set dev {device} {up}")
+        self._tell(machine, *(f"addr add {_whole(each)} dev {device}" for each in addresses))
+        everywhere = sorted({_everywhere(each) for each in addresses})
+        self._tell(machine, *(f"route add {each} dev {device}" for each in everywhere))
+        found_here = [prefix] if prefix else addresses
         self._tell(self._core, f"link set dev {port} {up}")
-        for each in addresses:
-            self._tell(machine, f"addr add {_whole(each)} dev {device}")
-        for each in [prefix] if prefix else addresses:
-            self._tell(self._core, f"route add {each} dev {port}")
-        self._tell(machine, f"route add {_everywhere(addresses[0])} dev {device}")
-        if any(":" in each for each in addresses[1:]):
-            self._tell(machine, f"route add ::/0 dev {device}")
+        self._tell(self._core, *(f"route add {each} dev {port}" for each in found_here))
 
     def to_lan(self, machine: Machine, device: str, router: Router, address: str) -> None:
         """Link `device` to the router's LAN; `address` has its prefix length."""
@@ -119,6 +111,15 @@ class Cabling:
             os.close(one)
             os.close(other)
         self._tuns.clear()
+
+    def _routed_link(self, machine: Machine, device: str, port: str) -> str:
+        """A wire where one is wanted, else a veth; returns how its ends are set up."""
+        if port not in self._wires:
+            self._veth(machine, device, self._core, port, f"address {_LINK_ADDRESS}")
+            return "arp off up"
+        ends = open_tun(machine.namespace, device), open_tun(self._core.namespace, port)
+        self._tuns.append((*ends, self._wires[port]))
+        return f"txqueuelen {_QUEUE} up"
 
     def _veth(
         self, machine: Machine, device: str, other: Machine, port: str, extra: str = ""

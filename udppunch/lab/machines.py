@@ -13,8 +13,6 @@ from typing import Any, Optional
 from udppunch.lab.namespace import LabError, Namespace
 from udppunch.lab.nats import NatClass
 
-_GRACE = 2.0  # seconds from SIGTERM to SIGKILL at the lab's end
-
 _QUIET = (  # before any device is made, for `default` is what devices start from
     ("ipv4/conf/all/rp_filter", 0),
     ("ipv4/conf/default/rp_filter", 0),
@@ -100,9 +98,8 @@ class Machine:
             if process.poll() is None:
                 process.terminate()
 
-    def wait(self) -> None:
-        """Wait for the programs' end, and enforce it."""
-        deadline = time.monotonic() + _GRACE
+    def wait(self, deadline: float) -> None:
+        """Wait for the programs' end; enforce it when the deadline (monotonic) comes."""
         for process in self._processes:
             try:
                 process.wait(max(0.0, deadline - time.monotonic()))

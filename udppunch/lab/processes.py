@@ -17,7 +17,7 @@ from typing import Callable, NoReturn
 
 from udppunch.lab.namespace import Namespace
 
-_PERSISTENCE = 5.0  # seconds the guard goes on killing what still appears
+_PERSISTENCE = 5.0  # seconds to go on killing what still appears
 
 
 def fork(work: Callable[[], None], keep: Iterable[int]) -> int:
@@ -69,9 +69,7 @@ def guard(namespaces: Collection[Namespace]) -> int:
         poll = select.poll()
         poll.register(maker, select.POLLIN)
         poll.poll()
-        deadline = time.monotonic() + _PERSISTENCE
-        while end_all_inside(inodes) and time.monotonic() < deadline:
-            time.sleep(0.01)
+        end_all_inside(inodes)
 
     try:
         return fork(wait_and_end, [maker, *(namespace.fd for namespace in namespaces)])
@@ -79,8 +77,15 @@ def guard(namespaces: Collection[Namespace]) -> int:
         os.close(maker)
 
 
-def end_all_inside(inodes: Collection[int]) -> int:
-    """Kill every process in the namespaces but the caller; returns how many there were."""
+def end_all_inside(inodes: Collection[int]) -> None:
+    """Kill every process in the namespaces but the caller, and see them gone."""
+    deadline = time.monotonic() + _PERSISTENCE
+    while _kill_all_inside(inodes) and time.monotonic() < deadline:
+        time.sleep(0.002)
+
+
+def _kill_all_inside(inodes: Collection[int]) -> int:
+    """Returns how many there were."""
     found = 0
     for name in os.listdir("/proc"):
         if not name.isdigit() or int(name) == os.getpid():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from types import TracebackType
 from typing import NamedTuple, Optional, TypeVar
 
@@ -20,6 +21,8 @@ _FIRST_OTHER = 20
 _SITE_ADDRESS = {"a": "203.0.113.101", "b": "203.0.113.102"}
 _HOME = "192.168.1."
 _CARRIER = "100.64.0."
+
+_GRACE = 2.0  # seconds from SIGTERM to SIGKILL for what runs in a lab that closes
 
 _AnyMachine = TypeVar("_AnyMachine", bound=Machine)
 
@@ -126,8 +129,9 @@ class Lab:
         """End what runs in the lab and give it up. May be called again."""
         for machine in self._machines:
             machine.terminate()
+        deadline = time.monotonic() + _GRACE
         for machine in self._machines:
-            machine.wait()
+            machine.wait(deadline)
         if self._pump:
             processes.end_child(self._pump)
         processes.end_all_inside({machine.namespace.inode for machine in self._machines})
