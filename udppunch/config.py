@@ -133,7 +133,7 @@ def parse_rendezvous(text: str) -> Lookup:
 
 
 def parse_listen(text: str) -> Tuple[Address, ...]:
-    """Where to listen: `:port` is every IPv4 address, a name each of its addresses."""
+    """Where to listen: `:port` is every IPv4 address, a name each of its addresses, IPv4 first."""
     host, port = split_address(text)
     if not host:
         return (address.with_port(address.ANY_IPV4, port),)
@@ -142,9 +142,9 @@ def parse_listen(text: str) -> Tuple[Address, ...]:
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or "not a host name"
         raise CommandError(f"cannot listen on {text!r}: {reason}", EX_NOHOST) from None
-    known = (socket.AF_INET, socket.AF_INET6)
-    packed = [address.pack(str(at[0]).split("%")[0], port) for f, _, _, _, at in found if f in known]
-    return tuple(dict.fromkeys(packed))
+    ips = [str(at[0]).split("%")[0] for _, _, _, _, at in found]
+    packed = [address.pack(ip, port) for ip in ips]
+    return tuple(sorted(dict.fromkeys(packed), key=len))
 
 
 def parse_bind(text: str) -> Address:
@@ -323,8 +323,8 @@ def load_file(
             )
     if not isinstance(entries, list) or not entries:
         raise ConfigError(f"{path}: roles is not a list of roles, see udppunch.yaml(5)")
-    roles = [_load_role(path, number, entry, environment) for number, entry in enumerate(entries, 1)]
-    return roles, content
+    numbered = enumerate(entries, 1)
+    return [_load_role(path, number, entry, environment) for number, entry in numbered], content
 
 
 def _load_role(

@@ -248,6 +248,7 @@ def test_closing_ends_what_runs_inside_even_unwilling_grandchildren(
     children_before, open_before = children(), descriptors()
     with Lab("prc", "sym", delay_a=0.001) as lab:
         program = lab.a.popen([sys.executable, "-c", STUBBORN], stdout=subprocess.PIPE, text=True)
+        assert program.stdout is not None
         pids = [int(pid) for pid in program.stdout.readline().split()]
         inodes = {lab.a.namespace.inode}
         assert sorted(processes_in(inodes)) == sorted(pids)
@@ -267,6 +268,7 @@ def test_nothing_outlives_a_maker_that_is_killed(lab_permitted: None, number: in
     maker = subprocess.Popen(
         [sys.executable, "-c", MAKER], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
     )
+    assert maker.stdout is not None
     with maker:
         lines = [maker.stdout.readline().split() for _ in range(2)]
         pids, inodes = (set(map(int, line)) for line in sorted(lines, key=len))
@@ -321,9 +323,9 @@ def test_what_makes_no_sense_is_refused(
 def test_a_lab_says_which_router_or_network_it_has_not(build_lab: BuildLab) -> None:
     lab = build_lab("public", "prc")
     with pytest.raises(LabError, match="no nat_a"):
-        lab.nat_a
+        _ = lab.nat_a
     with pytest.raises(LabError, match="no carrier_b"):
-        lab.carrier_b
+        _ = lab.carrier_b
     with pytest.raises(LabError, match="no network 'a'"):
         lab.add_host("a")
 
@@ -345,10 +347,25 @@ def test_a_missing_tool_is_named_with_its_package(
         Lab()
 
 
+def test_who_may_not_have_a_user_namespace_is_told_in_one_line() -> None:
+    forbid = "echo 0 > /proc/sys/user/max_user_namespaces && exec setpriv --bounding-set=-all"
+    ask = "from udppunch.lab import can_build; print(can_build())"
+    asked = subprocess.run(
+        ["unshare", "-Ur", "sh", "-c", f'{forbid} "$@"', "sh", sys.executable, "-c", ask],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+    )
+    if asked.returncode:
+        pytest.skip(asked.stderr)
+    assert asked.stdout.startswith("the lab needs root or user namespaces")
+    assert asked.stdout.count("\n") == 1
+
+
 def test_an_ordinary_user_has_the_lab_in_a_user_namespace() -> None:
     """As nobody, in a fork (which needs no interpreter that nobody may run)."""
-    if os.geteuid() != 0:
-        pytest.skip("only root becomes another user; an ordinary user's own tests show the same")
+    if os.geteuid() != 0 or Path("/proc/self/setgroups").read_text() == "deny\n":
+        pytest.skip("only root becomes another user; an ordinary user's own run shows the same")
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:

@@ -14,6 +14,8 @@ import pytest
 from tests.lab.whole_program import Punched
 from udppunch.lab import Lab
 
+pytestmark = pytest.mark.usefixtures("lab_permitted")
+
 CLASSES = (
     "public", "full", "arc", "prc", "prc-open", "prc-reject", "sym-adm", "sym",
     "cgn-prc", "cgn-sym",
@@ -39,8 +41,11 @@ def test_cell(a: str, b: str) -> None:
         if expected(a, b):
             assert application.wait_echoed(20.0), punched.story()
         else:
-            punched.server.wait_event("no-path")
-            punched.client.wait_event("no-path")
+            for end, nat in ((punched.server, a), (punched.client, b)):
+                said = end.wait_event("no-path")["message"]
+                tells_ports = nat in SYMMETRIC - {"sym-adm"}
+                own = "uses another port for each" if tells_ports else "keeps its port"
+                assert f"this end's NAT {own}" in said
             assert not application.wait_echoed(0.1), punched.story("connected against all odds")
         punched.assert_clean(application)
 

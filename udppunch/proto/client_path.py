@@ -21,6 +21,7 @@ from udppunch.proto.checks import Candidate
 from udppunch.proto.consent import earliest
 from udppunch.proto.destination import Destination
 from udppunch.proto.handshake import ClientHandshake
+from udppunch.proto.mapping import Mapping, why_no_path
 from udppunch.proto.path import Happening, Path, State, Tools
 from udppunch.wire import puncher
 from udppunch.wire.control import Pairing
@@ -61,7 +62,7 @@ class ClientPath(Path):
         super().__init__(tools, now)
         self.to_application = to_application
         self.mark = puncher.new_mark(tools.random(puncher.MARK_RANDOM))
-        self.seen: Optional[Address] = None
+        self.mapping = Mapping()
         self.sought_since = now
         self._up_since = now
         self._key = key
@@ -80,6 +81,7 @@ class ClientPath(Path):
         """Begin an attempt with a fresh local port."""
         for former in self._attempts:
             former.asking.cease()
+        self._ask_other_port()
         endpoint = Endpoint("client path", ANY_IPV4, owner=self)
         self._attempts.append(_Attempt(self._number, endpoint, Asking(now, self._refusals)))
         self._number += 1
@@ -117,7 +119,17 @@ class ClientPath(Path):
             return self.control(bytes(datagram), route, now)
         if route.destination == self._rendezvous.address:
             return self._introduction(attempt, datagram, now)
+        assert route.destination is not None
+        if self.mapping.is_other_port(route.destination, self._rendezvous.address):
+            self._other_port_answers(bytes(datagram), route.endpoint)
+            return None
         return self._handshake_or_payload(attempt, datagram, route, now)
+
+    def _other_port_answers(self, datagram: bytes, endpoint: Endpoint) -> None:
+        try:
+            self.mapping.heard_other(datagram, endpoint)
+        except Malformed:
+            self._tools.counters["dropped: malformed"] += 1
 
     def _introduction(
         self, attempt: _Attempt, datagram: memoryview, now: float
@@ -150,7 +162,7 @@ class ClientPath(Path):
             return
         first = not attempt.asking.named
         attempt.named = punch.peer
-        self.seen = punch.seen or self.seen
+        self.mapping.heard(punch.seen, punch.other_port)
         if self._explain_at is None:
             self._explain_at = now + EXPLAIN_AFTER
         if first:
@@ -282,6 +294,12 @@ class ClientPath(Path):
             route = Route(attempt.endpoint, self._rendezvous.address)
             self._tools.outbox.send(route, question)
 
+    def _ask_other_port(self) -> None:
+        """While a path won't come up, find out what this end's NAT has to do with it."""
+        if self._attempts and self._rendezvous.address is not None:
+            route = Route(self._attempts[-1].endpoint, self._rendezvous.address)
+            self.mapping.ask(route, self.mark, self._tools.outbox)
+
     def _say_second(self, attempt: _Attempt, now: float) -> None:
         handshake = attempt.handshake
         if handshake is None or attempt.named is None:
@@ -299,7 +317,7 @@ class ClientPath(Path):
         event(
             log, logging.WARNING, "no-path",
             f"no direct path to the server at {address.text(named) if named else 'unknown'}: "
-            + why_no_path(self.seen, named) + "; trying on, ever more slowly",
+            + why_no_path(self.mapping, named) + "; trying on, ever more slowly",
         )
 
     # Inner
@@ -323,12 +341,3 @@ class ClientPath(Path):
             self._tools.counters["dropped: malformed"] += 1
             return None
 
-
-def why_no_path(seen: Optional[Address], peer: Optional[Address]) -> str:
-    """The likeliest reason that two ends which know of each other do not meet."""
-    if seen is not None and peer is not None and address.same_ip(seen, peer):
-        return "both ends are behind the same NAT, and it does not turn their datagrams back"
-    return (
-        "nothing of the other end's arrives: one NAT uses another port for each destination "
-        "(symmetric) and the other lets only known ports in, or a firewall drops UDP"
-    )

@@ -16,6 +16,7 @@ from udppunch.address import ANY_IPV4, Address
 from udppunch.contract import Endpoint, Lookup, Outbox, Route
 from udppunch.notices import event
 from udppunch.proto.destination import Destination
+from udppunch.proto.mapping import Mapping
 from udppunch.proto.registration import Registration
 from udppunch.wire import puncher
 from udppunch.wire.malformed import Malformed
@@ -39,6 +40,8 @@ class Presence:
     ) -> None:
         self.rendezvous = Destination(rendezvous, outbox)
         self.endpoint = Endpoint("serve", bind or ANY_IPV4, essential=True)
+        self.mapping = Mapping()
+        self._mark = mark
         self._former: List[Endpoint] = []
         self._outbox = outbox
         self._counters = counters
@@ -77,9 +80,18 @@ class Presence:
         if self._registering:
             self._registration.move(now)
 
-    def receive(self, datagram: bytes, endpoint: Endpoint, now: float) -> Optional[puncher.Punch]:
+    def is_rendezvous(self, source: Address) -> bool:
+        """Whether a datagram from `source` is for `receive`."""
+        where = self.rendezvous.address
+        return source == where or self.mapping.is_other_port(source, where)
+
+    def receive(self, datagram: bytes, route: Route, now: float) -> Optional[puncher.Punch]:
         """What the rendezvous says; a Punch is for the caller to act on."""
+        endpoint = route.endpoint
         try:
+            if route.destination != self.rendezvous.address:
+                self.mapping.heard_other(datagram, endpoint)
+                return None
             message = puncher.decode(datagram)
         except Malformed:
             self._counters["dropped: malformed"] += 1
@@ -139,6 +151,8 @@ class Presence:
         route = Route(self.endpoint, self.rendezvous.address)
         for message in self._registration.due(now):
             self._outbox.send(route, puncher.encode(message))
+            if isinstance(message, puncher.Server):
+                self.mapping.ask(route, self._mark, self._outbox)
         if self._registration.silent(now):
             self.rendezvous.look_up(now)
             if not self._silence_said:
@@ -156,9 +170,12 @@ class Presence:
 
     def _registered(self, ok: puncher.Ok, now: float) -> None:
         self._silence_said = False
+        self.mapping.heard(ok.seen, ok.other_port)
         if self._registration.heard_ok(ok.mark, now):
             where = str(self.rendezvous.lookup)
             seen = address.text(ok.seen) if ok.seen else ""
+            route = Route(self.endpoint, self.rendezvous.address)
+            self.mapping.ask(route, self._mark, self._outbox)
             event(
                 log, logging.INFO, "registered",
                 f"registered at {where}" + (f", seen at {seen}" if seen else ""),

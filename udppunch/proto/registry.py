@@ -75,6 +75,10 @@ class Registry:
     def __len__(self) -> int:
         return len(self._by_key)
 
+    def knows(self, address: Address) -> bool:
+        """Whether a server is registered from there, or a client was introduced."""
+        return address in self._by_address or address in self._introductions
+
     def register(
         self, key: bytes, mark: bytes, route: Route, address: Address, now: float
     ) -> Registered:

@@ -16,9 +16,10 @@ from udppunch.contract import Endpoint, Route
 from udppunch.notices import event
 from udppunch.proto import checks
 from udppunch.proto.checks import Candidate
-from udppunch.proto.client_path import EXPLAIN_AFTER, why_no_path
+from udppunch.proto.client_path import EXPLAIN_AFTER
 from udppunch.proto.consent import earliest
 from udppunch.proto.handshake import ServerHandshake
+from udppunch.proto.mapping import Mapping, why_no_path
 from udppunch.proto.path import Happening, Path, State, Tools
 from udppunch.wire import puncher
 from udppunch.wire.control import TOKEN_LENGTH, Pairing
@@ -35,7 +36,9 @@ _STALLED_AFTER = 0.7
 class ServerPath(Path):
     """`client_mark` is empty for a client that is not ours, or not yet known to be."""
 
-    def __init__(self, tools: Tools, key: bytes, mark: bytes, now: float) -> None:
+    def __init__(
+        self, tools: Tools, key: bytes, mark: bytes, mapping: Mapping, now: float
+    ) -> None:
         super().__init__(tools, now)
         self.client_mark = b""
         self.named: Optional[Address] = None
@@ -46,7 +49,7 @@ class ServerPath(Path):
         self._handshake: Optional[ServerHandshake] = None
         self._attempt = -1
         self._named_at = now
-        self._seen: Optional[Address] = None
+        self._mapping = mapping
         self._explain_at: Optional[float] = None
         self._stalls_at: Optional[float] = None
 
@@ -57,7 +60,6 @@ class ServerPath(Path):
 
         A repeated introduction changes nothing.
         """
-        self._seen = punch.seen or self._seen
         if (endpoint, punch.peer) in self._introductions:
             return
         self._introductions = [*self._introductions[1 - _INTRODUCTIONS :], (endpoint, punch.peer)]
@@ -188,7 +190,7 @@ class ServerPath(Path):
             event(
                 log, logging.WARNING, "no-path",
                 f"no direct path to the client at {where}: "
-                + why_no_path(self._seen, self.named) + "; trying on, ever more slowly",
+                + why_no_path(self._mapping, self.named) + "; trying on, ever more slowly",
             )
         return None
 

@@ -35,8 +35,8 @@ class Connect:
         self._outbox = outbox
         self._rendezvous = Destination(config.rendezvous, outbox)
         self._listeners: List[Endpoint] = [
-            Endpoint("connect", listen, asked_address=True, essential=True)
-            for listen in config.listen
+            Endpoint("connect", listen, asked_address=True, essential=not index)
+            for index, listen in enumerate(config.listen)
         ]
         self._tools = Tools(
             outbox, random, TokenBucket(CHECK_RATE, CHECK_BURST), self.counters,
@@ -62,7 +62,10 @@ class Connect:
         self._timers.set(path, path.deadline())
 
     def failed(self, endpoint: Endpoint, reason: str, now: float) -> None:
-        path: ClientPath = endpoint.owner
+        path: Optional[ClientPath] = endpoint.owner
+        if path is None:
+            log.warning("%s; going on with the name's other addresses", reason)
+            return
         self._notices.say(now, logging.ERROR, "no-socket", f"no socket for a path: {reason}")
         path.failed(endpoint, now)
         self._timers.set(path, path.deadline())
@@ -164,7 +167,7 @@ class Connect:
             log, logging.INFO, "path-up", f"{kind} for {who} to server {server}",
             application=who, peer=server, seconds=round(now - path.sought_since, 4),
             local=address.text(local) if local else "",
-            seen=address.text(path.seen) if path.seen else "",
+            seen=address.text(path.mapping.seen) if path.mapping.seen else "",
         )  # fmt: skip
 
     def _remove(self, path: ClientPath) -> None:

@@ -44,22 +44,28 @@ class Rendezvous:
             Endpoint("rendezvous", listen, asked_address=True, essential=True)
             for listen in config.listen
         ]
+        # At which ends ask where they are seen, to know their NAT. Any port will do.
+        self._other = Endpoint(
+            "other port", address.with_port(config.listen[0], 0), asked_address=True
+        )
         self._own: List[Address] = []
         self._next_sweep: Optional[float] = None
 
     def start(self, now: float) -> None:
-        for endpoint in self._endpoints:
+        for endpoint in [*self._endpoints, self._other]:
             self._outbox.open(endpoint)
         self._next_sweep = now + _SWEEP
 
     def opened(self, endpoint: Endpoint, now: float) -> None:
         assert endpoint.local is not None
         self._own.append(endpoint.local)
+        if endpoint is self._other:
+            return
         where = address.text(endpoint.local)
         event(log, logging.INFO, "listening", f"rendezvous listens on {where}", address=where)
 
     def failed(self, endpoint: Endpoint, reason: str, now: float) -> None:
-        """Its endpoints are essential: this does not come."""
+        """Only the other port may be missing: then ends are not told of it."""
 
     def resolved(self, lookup: Lookup, found: Sequence[Address], reason: str, now: float) -> None:
         """It asks for no names."""
@@ -105,12 +111,19 @@ class Rendezvous:
             return "not IPv4"
         if address.port(source) in _NEVER_CLIENTS or source in self._own:
             return "source port"
-        if not self._limiter.allows(address.prefix(source), now):
+        # Who is known has a share of its own, which a flood from next door does not use up.
+        party = bytes(source) if self._registry.knows(source) else address.prefix(source)
+        if not self._limiter.allows(party, now):
             return "rate"
         return ""
 
     def _answer(self, message: puncher.Message, burst: Burst, now: float) -> None:
-        if isinstance(message, puncher.KeepAlive):
+        if isinstance(message, puncher.KeepAlive) and message.mark:
+            route = Route(burst.endpoint, burst.source, burst.local)
+            self._send(route, puncher.Ok(self._mark, burst.source, self._other_port))
+        elif burst.endpoint is self._other:
+            self._drop("not for this port", burst.source, now)
+        elif isinstance(message, puncher.KeepAlive):
             self._keepalive(burst, now)
         elif isinstance(message, puncher.Server):
             self._register(message, burst, now)
@@ -134,7 +147,7 @@ class Rendezvous:
         event(log, logging.DEBUG, "register", f"server {where}: {outcome.value}", server=where)
         if outcome is Registered.YES:
             mark = self._mark if message.mark else b""
-            self._send(route, puncher.Ok(mark, burst.source))
+            self._send(route, puncher.Ok(mark, burst.source, self._other_port))
         elif outcome is Registered.TAKEN:
             self._send(route, puncher.Error(puncher.Refusal.DUPLICATE_KEY))
         elif outcome is Registered.FULL:
@@ -171,12 +184,18 @@ class Rendezvous:
         client = introduction.client.destination
         assert client is not None
         mark = introduction.client_mark if server.mark else b""
-        self._send(server.route, puncher.Punch(client, mark, server.address))
+        punch = puncher.Punch(client, mark, server.address, self._other_port)
+        self._send(server.route, punch)
 
     def _punch_client(self, introduction: Introduction, message: puncher.Client) -> None:
         mark = introduction.server.mark if message.mark else b""
         seen = introduction.client.destination
-        self._send(introduction.client, puncher.Punch(introduction.server.address, mark, seen))
+        server = introduction.server.address
+        self._send(introduction.client, puncher.Punch(server, mark, seen, self._other_port))
+
+    @property
+    def _other_port(self) -> int:
+        return address.port(self._other.local) if self._other.local is not None else 0
 
     def _send(self, route: Route, message: puncher.Message) -> None:
         self._outbox.send(route, puncher.encode(message))

@@ -136,8 +136,8 @@ class Serve:
         """A datagram that needs more than to be forwarded."""
         source = route.destination
         assert source is not None
-        if source == self._presence.rendezvous.address:
-            punch = self._presence.receive(bytes(datagram), route.endpoint, now)
+        if self._presence.is_rendezvous(source):
+            punch = self._presence.receive(bytes(datagram), route, now)
             if punch is not None:
                 self._introduced(punch, route.endpoint, now)
             return
@@ -213,7 +213,9 @@ class Serve:
                 self._notices.say(now, logging.WARNING, "full", say)
                 return None
             self._remove(sought)
-        return self._clients.add(ServerPath(self._tools, self._config.key, self._mark, now))
+        mapping = self._presence.mapping
+        path = ServerPath(self._tools, self._config.key, self._mark, mapping, now)
+        return self._clients.add(path)
 
     def _after(self, client: Client, happening: Optional[Happening], now: float) -> None:
         path = client.path

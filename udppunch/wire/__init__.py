@@ -1,1 +1,1 @@
-"""Bytes to values and values to bytes: one module per protocol or serialisation, no state, no I/O."""
+"""Bytes to values and values to bytes: a module for each protocol; no state, no I/O."""

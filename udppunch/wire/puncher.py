@@ -14,8 +14,12 @@ Bytes behind a message mean nothing to p2p_udp_puncher, whose protocol this is. 
 put a mark there, by which they know each other:
 
     F0 75 70 70 ‖ version(1) ‖ random(16)         mark, 21 bytes
-    a b c d ‖ port(2)                             in the rendezvous's Ok and Punch alone: the
-                                                  address it saw the receiver at
+    a b c d ‖ port(2) ‖ port(2)                   in the rendezvous's Ok and Punch alone: the
+                                                  address it saw the receiver at, and another
+                                                  port of its own
+
+A KeepAlive with a mark is a question, and Ok the answer. Asked at the rendezvous's other port, it
+tells an end whether its NAT uses one port for all destinations.
 
 A server keeps its mark for as long as its process lives, a client keeps one for each path, over
 all attempts at it. A marked request is filled up with zeros to `PADDED`, so that no answer is
@@ -39,7 +43,8 @@ MARK_PREFIX = MARK_MAGIC + bytes([MARK_VERSION])
 MARK_RANDOM = 16
 MARK_LENGTH = len(MARK_PREFIX) + MARK_RANDOM
 _SEEN_LENGTH = 6
-PADDED = 9 + MARK_LENGTH + _SEEN_LENGTH  # the longest Punch
+_OTHER_PORT_LENGTH = 2
+PADDED = 9 + MARK_LENGTH + _SEEN_LENGTH + _OTHER_PORT_LENGTH  # the longest Punch
 
 _CLIENT, _SERVER, _ERROR, _PUNCH, _KEEPALIVE, _OK = range(6)
 _PUNCH_TURN = 3
@@ -78,11 +83,15 @@ class Handshake:
 
 @dataclass(frozen=True)
 class Punch:
-    """`mark` is the other peer's; `seen` the receiver's own address, as the rendezvous saw it."""
+    """`mark` is the other peer's; `seen` the receiver's own address, as the rendezvous saw it.
+
+    `other_port` is another port of the rendezvous's, 0 if it has none.
+    """
 
     peer: Address
     mark: bytes = b""
     seen: Optional[Address] = None
+    other_port: int = 0
 
 
 @dataclass(frozen=True)
@@ -94,6 +103,7 @@ class KeepAlive:
 class Ok:
     mark: bytes = b""
     seen: Optional[Address] = None
+    other_port: int = 0
 
 
 Message = Union[Client, Server, Error, Handshake, Punch, KeepAlive, Ok]
@@ -112,23 +122,23 @@ def encode(message: Message) -> bytes:
     if not message.mark:
         return body
     body += message.mark
-    if isinstance(message, (Client, Server)):
+    if isinstance(message, (Client, Server, KeepAlive)):
         return body.ljust(PADDED, b"\0")
     if isinstance(message, (Punch, Ok)) and message.seen is not None:
-        return body + message.seen
+        return body + message.seen + message.other_port.to_bytes(_OTHER_PORT_LENGTH, "big")
     return body
 
 
 def decode(data: bytes) -> Message:
     """The message at the start of a datagram. Raises Malformed."""
     message, end = _decode_body(data)
-    mark, seen = _decode_mark(data, end)
+    mark, seen, other_port = _decode_mark(data, end)
     if not mark:
         return message
     if isinstance(message, Punch):
-        return Punch(message.peer, mark, seen)
+        return Punch(message.peer, mark, seen, other_port)
     if isinstance(message, Ok):
-        return Ok(mark, seen)
+        return Ok(mark, seen, other_port)
     if isinstance(message, (Client, Server)):
         return type(message)(message.key, mark)
     if isinstance(message, Handshake):
@@ -195,11 +205,14 @@ def _decode_punch(data: bytes) -> Tuple[Message, int]:
     return Punch(Address(ip + port.to_bytes(2, "big"))), end
 
 
-def _decode_mark(data: bytes, start: int) -> Tuple[bytes, Optional[Address]]:
+def _decode_mark(data: bytes, start: int) -> Tuple[bytes, Optional[Address], int]:
     """What stands behind the message; anything that is not a mark of ours means nothing."""
     end = start + MARK_LENGTH
     mark = bytes(data[start:end])
     if len(mark) != MARK_LENGTH or not mark.startswith(MARK_PREFIX):
-        return b"", None
+        return b"", None, 0
     seen = bytes(data[end : end + _SEEN_LENGTH])
-    return mark, Address(seen) if len(seen) == _SEEN_LENGTH and any(seen) else None
+    if len(seen) != _SEEN_LENGTH or not any(seen):
+        return mark, None, 0
+    end += _SEEN_LENGTH
+    return mark, Address(seen), int.from_bytes(data[end : end + _OTHER_PORT_LENGTH], "big")
