@@ -190,7 +190,7 @@ class Loop:
         while refused:
             udp_socket = refused.pop()
             if not udp_socket.closing:
-                udp_socket.outbox.role.refused(udp_socket.endpoint, now)
+                udp_socket.role.refused(udp_socket.endpoint, now)
         self._dispatch.flush()
         # One by one: what a role is told may make it withdraw a later request.
         for _ in range(len(requests)):
@@ -211,7 +211,7 @@ class Loop:
     def _open(self, outbox: LoopOutbox, endpoint: Endpoint, now: float) -> None:
         try:
             sock = self._open_socket(endpoint)
-            udp_socket = UdpSocket(endpoint, outbox, sock, self._offload)
+            udp_socket = UdpSocket(endpoint, outbox.role, sock, self._offload)
         except (OSError, ValueError) as error:
             failure = socketerrors.explain(endpoint, error)
             if endpoint.essential:

@@ -188,7 +188,7 @@ class MmsgReceiver:
         burst.view = self._arena.view[start : start + length]
         burst.position = self._arena.origin + start
         try:
-            udp.outbox.role.receive(burst, now)
+            udp.role.receive(burst, now)
         except CommandError:
             raise
         except Exception as error:
@@ -202,7 +202,7 @@ class MmsgReceiver:
         self._headers[used] = self._pristine[used]
         damaged = any(flags)
 
-        deliver = udp.outbox.role.receive
+        deliver = udp.role.receive
         burst, sources, told, view = self._burst, self._sources, self._told, self._arena.view
         memory, stride, origin = self._memory, self._arena.stride, self._arena.origin
         name_size = udp.name_size

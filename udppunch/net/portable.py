@@ -44,7 +44,7 @@ class PortableReceiver:
     def receive(self, udp: UdpSocket, now: float) -> None:
         """Gives the role what waits, as far as there are slots."""
         burst, arena = self._burst, self._arena
-        deliver = udp.outbox.role.receive
+        deliver = udp.role.receive
         control = _CONTROL if udp.endpoint.asked_address else 0
         burst.endpoint = udp.endpoint
         errors = 0

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import collections
 import logging
-from typing import TYPE_CHECKING, Callable, Counter, Dict, Iterable, List, Tuple
+from typing import Callable, Counter, Dict, Iterable, List, Tuple
 
 from udppunch.net import socketerrors
 from udppunch.net.grouping import Piece
 from udppunch.net.socketerrors import Action
-
-if TYPE_CHECKING:
-    from udppunch.net.udp import UdpSocket
+from udppunch.net.udp import UdpSocket
 
 log = logging.getLogger("udppunch.net")
 

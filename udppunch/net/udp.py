@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING, Optional, Tuple
+from typing import Optional, Tuple
 
 from udppunch.address import is_wildcard
-from udppunch.contract import Endpoint, Route
+from udppunch.contract import Endpoint, Role, Route
 from udppunch.net import offload, sockaddr
 from udppunch.net.arena import LARGEST_DATAGRAM
-
-if TYPE_CHECKING:
-    from udppunch.net.outbox import LoopOutbox
 
 _BUFFER = 4 << 20
 
@@ -69,15 +66,15 @@ class UdpSocket:
     """An open endpoint. `segments` and `coalesces` say which offloads its kernel has."""
 
     __slots__ = (
-        "endpoint", "outbox", "sock", "descriptor", "family", "connected", "closing",
+        "endpoint", "role", "sock", "descriptor", "family", "connected", "closing",
         "closed", "segments", "coalesces", "name_size",
     )  # fmt: skip
 
     def __init__(
-        self, endpoint: Endpoint, outbox: LoopOutbox, sock: socket.socket, use_offload: bool
+        self, endpoint: Endpoint, role: Role, sock: socket.socket, use_offload: bool
     ) -> None:
         self.endpoint = endpoint
-        self.outbox = outbox
+        self.role = role
         self.sock = sock
         self.descriptor = sock.fileno()
         self.family = socket.AddressFamily(sock.family)
