@@ -21,7 +21,7 @@ from udppunch.proto.checks import Candidate
 from udppunch.proto.consent import earliest
 from udppunch.proto.destination import Destination
 from udppunch.proto.handshake import ClientHandshake
-from udppunch.proto.mapping import Mapping, why_no_path
+from udppunch.proto.mapping import Explanation, Mapping
 from udppunch.proto.path import Happening, Path, State, Tools
 from udppunch.wire import puncher
 from udppunch.wire.control import Pairing
@@ -32,8 +32,6 @@ log = logging.getLogger(__name__)
 _ALIVE_ATTEMPTS = 3
 _FIRST_PATIENCE = 1.0
 _LONGEST_PATIENCE = 30.0
-# Trying goes on after that, but people are told why it takes so long.
-EXPLAIN_AFTER = 5.0
 # A second copy of a handshake that comes this soon was doubled by the network.
 _DOUBLED_WITHIN = 1.0
 
@@ -71,7 +69,7 @@ class ClientPath(Path):
         self._number = 0
         self._refusals = 0
         self._next_attempt: Optional[float] = None
-        self._explain_at: Optional[float] = None
+        self._explanation = Explanation("server")
         self._silence_said = False
         self._refusal_said = False
 
@@ -163,8 +161,7 @@ class ClientPath(Path):
         first = not attempt.asking.named
         attempt.named = punch.peer
         self.mapping.heard(punch.seen, punch.other_port)
-        if self._explain_at is None:
-            self._explain_at = now + EXPLAIN_AFTER
+        self._explanation.expect(now)
         if first:
             attempt.asking.heard_named(bool(punch.mark), now)
         if punch.mark:
@@ -219,7 +216,8 @@ class ClientPath(Path):
         happening = super().nominate(route, now)
         self._up_since = now
         self._number = 0
-        self._next_attempt = self._explain_at = None
+        self._next_attempt = None
+        self._explanation.settle()
         for attempt in list(self._attempts):
             attempt.asking.cease()
             attempt.handshake = None
@@ -249,8 +247,8 @@ class ClientPath(Path):
                 self._say_second(attempt, now)
         if self._next_attempt is not None and now >= self._next_attempt:
             self.seek(now)
-        if self._explain_at is not None and now >= self._explain_at:
-            self._explain(now)
+        named = [attempt.named for attempt in self._attempts if attempt.named is not None]
+        self._explanation.expire(self.mapping, named[-1] if named else None, now)
         return None
 
     def deadline(self) -> Optional[float]:
@@ -263,7 +261,7 @@ class ClientPath(Path):
                 if attempt.handshake is not None:
                     deadline = earliest(deadline, attempt.handshake.deadline())
         ending = self.consent.carried + self._tools.idle
-        return earliest(deadline, self._next_attempt, self._explain_at, ending)
+        return earliest(deadline, self._next_attempt, self._explanation.deadline(), ending)
 
     def server_left(self, now: float) -> bool:
         """The server closed the path; whether the application still wants one."""
@@ -310,15 +308,6 @@ class ClientPath(Path):
         elif handshake.due(now):
             second = puncher.encode(puncher.Handshake(2, self.mark))
             self._tools.outbox.send(Route(attempt.endpoint, attempt.named), second)
-
-    def _explain(self, now: float) -> None:
-        self._explain_at = None
-        named = self._attempts[-1].named if self._attempts else None
-        event(
-            log, logging.WARNING, "no-path",
-            f"no direct path to the server at {address.text(named) if named else 'unknown'}: "
-            + why_no_path(self.mapping, named) + "; trying on, ever more slowly",
-        )
 
     # Inner
 

@@ -7,12 +7,18 @@ address alone can't be told from the first kind with the one address that a rend
 
 from __future__ import annotations
 
+import logging
 from typing import Optional, Tuple
 
 from udppunch import address
 from udppunch.address import Address
 from udppunch.contract import Endpoint, Outbox, Route
+from udppunch.notices import event
 from udppunch.wire import puncher
+
+log = logging.getLogger(__name__)
+
+_EXPLAIN_AFTER = 5.0
 
 
 class Mapping:
@@ -56,6 +62,41 @@ class Mapping:
     def symmetric(self) -> Optional[bool]:
         """Whether the NAT maps each destination to another port; None: not known."""
         return None if self.compared is None else self.compared[0] != self.compared[1]
+
+
+class Explanation:
+    """Says once, when a path has not come up for a while, why that may be."""
+
+    def __init__(self, whom: str) -> None:
+        self._whom = whom
+        self._at: Optional[float] = None
+        self._said = False
+
+    def expect(self, now: float) -> None:
+        """A path is sought from now on, if it is not already."""
+        if self._at is None and not self._said:
+            self._at = now + _EXPLAIN_AFTER
+
+    def settle(self) -> None:
+        """The path is up; the next time is another matter."""
+        self._at = None
+        self._said = False
+
+    def expire(self, mapping: Mapping, peer: Optional[Address], now: float) -> None:
+        if self._at is None or now < self._at:
+            return
+        self._at = None
+        self._said = True
+        where = address.text(peer) if peer is not None else "unknown"
+        reason = why_no_path(mapping, peer)
+        event(
+            log, logging.WARNING, "no-path",
+            f"no direct path to the {self._whom} at {where}: {reason}; "
+            "trying on, ever more slowly", peer=where, reason=reason,
+        )  # fmt: skip
+
+    def deadline(self) -> Optional[float]:
+        return self._at
 
 
 def why_no_path(mapping: Mapping, peer: Optional[Address]) -> str:

@@ -7,24 +7,19 @@ the address that the rendezvous named, or another port of the same.
 
 from __future__ import annotations
 
-import logging
 from typing import List, Optional, Set, Tuple
 
 from udppunch import address
 from udppunch.address import Address
 from udppunch.contract import Endpoint, Route
-from udppunch.notices import event
 from udppunch.proto import checks
 from udppunch.proto.checks import Candidate
-from udppunch.proto.client_path import EXPLAIN_AFTER
 from udppunch.proto.consent import earliest
 from udppunch.proto.handshake import ServerHandshake
-from udppunch.proto.mapping import Mapping, why_no_path
+from udppunch.proto.mapping import Explanation, Mapping
 from udppunch.proto.path import Happening, Path, State, Tools
 from udppunch.wire import puncher
 from udppunch.wire.control import TOKEN_LENGTH, Pairing
-
-log = logging.getLogger(__name__)
 
 # A client that was introduced but did not come is let go after this; ours ask again.
 _SOUGHT_FOR = 30.0
@@ -50,7 +45,7 @@ class ServerPath(Path):
         self._attempt = -1
         self._named_at = now
         self._mapping = mapping
-        self._explain_at: Optional[float] = None
+        self._explanation = Explanation("client")
         self._stalls_at: Optional[float] = None
 
     # What the rendezvous brings
@@ -68,8 +63,7 @@ class ServerPath(Path):
         self._named_at = now
         if self.state is not State.UP:
             self._stalls_at = now + _STALLED_AFTER
-            if self._explain_at is None:
-                self._explain_at = now + EXPLAIN_AFTER
+            self._explanation.expect(now)
         if punch.mark:
             self._begin_checks(punch.mark, now)
         else:
@@ -166,7 +160,8 @@ class ServerPath(Path):
         return None
 
     def nominate(self, route: Route, now: float) -> Happening:
-        self._explain_at = self._stalls_at = None
+        self._explanation.settle()
+        self._stalls_at = None
         self._attempt = -1
         return super().nominate(route, now)
 
@@ -184,14 +179,7 @@ class ServerPath(Path):
         if self._stalls_at is not None and now >= self._stalls_at:
             self._stalls_at = None
             return Happening.STALLED
-        if self._explain_at is not None and now >= self._explain_at:
-            self._explain_at = None
-            where = address.text(self.named) if self.named else "unknown"
-            event(
-                log, logging.WARNING, "no-path",
-                f"no direct path to the client at {where}: "
-                + why_no_path(self._mapping, self.named) + "; trying on, ever more slowly",
-            )
+        self._explanation.expire(self._mapping, self.named, now)
         return None
 
     def deadline(self) -> Optional[float]:
@@ -200,7 +188,8 @@ class ServerPath(Path):
             return deadline
         if self._handshake is not None:
             deadline = earliest(deadline, self._handshake.deadline())
-        return earliest(deadline, self._explain_at, self._stalls_at, self._gives_up_at())
+        own = earliest(self._explanation.deadline(), self._stalls_at, self._gives_up_at())
+        return earliest(deadline, own)
 
     def _gives_up_at(self) -> float:
         if self.state is State.LOST:
