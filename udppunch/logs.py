@@ -51,7 +51,7 @@ class _Json(logging.Formatter):
 class _Stream(logging.StreamHandler):  # type: ignore[type-arg]
     """Goes on without a log when the log can't be written: a full disk ends no path."""
 
-    def handleError(self, record: logging.LogRecord) -> None:
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         pass
 
 

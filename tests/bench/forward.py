@@ -4,10 +4,11 @@
 
 All over loopback, on two cores. A paced load is measured once for each of the two forwarding
 processes, which then has a core to itself, as on the two hosts where they live; the other one,
-the load and the sink share the second core. Saturated, the two share a core. The same load goes through udppunch and through a pair of C forwarders in turn, for
-several rounds. A figure is the median of the rounds: CPU time of each forwarding process for
-each datagram that the application got, and the ratio of ours to the yardstick's. Time on the
-clock plays no part. From the top of the tree:
+the load and the sink share the second core. Saturated, the two share a core. The same load goes
+through udppunch and through a pair of C forwarders in turn, for several rounds. A figure is the
+median of the rounds: CPU time of each forwarding process for each datagram that the application
+got, and the ratio of ours to the yardstick's. Time on the clock plays no part. From the top of
+the tree:
 
     python -m tests.bench.forward [--quick] [--check] [--json FILE]
 
@@ -121,9 +122,7 @@ class Bench:
         far = self._measure(pair, load, seconds / 2, (pair.far,))
         return near.beside(far)
 
-    def _measure(
-        self, pair: Pair, load: Load, seconds: float, alone: Sequence[Program]
-    ) -> Sample:
+    def _measure(self, pair: Pair, load: Load, seconds: float, alone: Sequence[Program]) -> Sample:
         for program in (pair.near, pair.far):
             core = self._forwarding if program in alone else self._applications
             os.sched_setaffinity(program.pid, {core})

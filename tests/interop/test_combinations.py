@@ -25,9 +25,7 @@ COMBINATIONS = list(itertools.product(OURS_OR_ORIGINAL, repeat=3))
 @pytest.mark.parametrize("meeting,server,client", COMBINATIONS)
 def test_applications_talk(meeting: str, server: str, client: str) -> None:
     with ExitStack() as stack:
-        turn = stack.enter_context(
-            program.rendezvous() if meeting == "ours" else original.turn()
-        )
+        turn = stack.enter_context(program.rendezvous() if meeting == "ours" else original.turn())
         echo = stack.enter_context(Echo())
         address = turn.address
         end = stack.enter_context(
@@ -37,9 +35,7 @@ def test_applications_talk(meeting: str, server: str, client: str) -> None:
         )
         end.wait_event("registered")
         front = stack.enter_context(
-            program.connect(address)
-            if client == "ours"
-            else original.client(address, program.KEY)
+            program.connect(address) if client == "ours" else original.client(address, program.KEY)
         )
         applications = [
             stack.enter_context(NumberedClient(front.address, sizes=(12, 200, 1400)))

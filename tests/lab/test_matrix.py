@@ -69,7 +69,9 @@ def test_blocked_udp_is_said(a: str, b: str) -> None:
 
 
 @pytest.mark.parametrize("delays", [(0.0, 0.15), (0.15, 0.0), (0.05, 0.05)])
-@pytest.mark.parametrize("a,b", [("prc-open", "prc-open"), ("prc", "prc-open"), ("prc-open", "prc")])
+@pytest.mark.parametrize(
+    "a,b", [("prc-open", "prc-open"), ("prc", "prc-open"), ("prc-open", "prc")]
+)
 def test_linux_routers_that_take_early_datagrams_for_their_own(
     a: str, b: str, delays: "tuple[float, float]"
 ) -> None:

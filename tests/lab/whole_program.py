@@ -1,8 +1,8 @@
 """The whole program in a lab: a rendezvous, a server at site A and a client at site B.
 
-    echo ─ serve ─ [NAT a] ─ core ─ [NAT b] ─ connect ─ application
-                              │
-                          rendezvous
+echo ─ serve ─ [NAT a] ─ core ─ [NAT b] ─ connect ─ application
+                          │
+                      rendezvous
 """
 
 from __future__ import annotations
@@ -64,15 +64,11 @@ class Punched:
 
     def start_client(self) -> program.Program:
         return self.enter(
-            program.connect(
-                MEETING, *self._connect_options, listen=FRONT, popen=self.lab.b.popen
-            )
+            program.connect(MEETING, *self._connect_options, listen=FRONT, popen=self.lab.b.popen)
         )
 
     def application(self, *, sizes: Sequence[int] = (64,)) -> NumberedClient:
-        return self.enter(
-            NumberedClient(FRONT, sizes=sizes, open_socket=self.lab.b.socket)
-        )
+        return self.enter(NumberedClient(FRONT, sizes=sizes, open_socket=self.lab.b.socket))
 
     def assert_clean(self, *applications: NumberedClient) -> None:
         """Nothing but what applications sent reached applications; all processes are sane."""

@@ -19,9 +19,7 @@ from udppunch.net.udp import Prepared, UdpSocket
 
 
 class Sender(Protocol):
-    def send_lone(
-        self, udp: UdpSocket, route: Route, prepared: Prepared, piece: Piece
-    ) -> None: ...
+    def send_lone(self, udp: UdpSocket, route: Route, prepared: Prepared, piece: Piece) -> None: ...
 
     def send(self, udp: UdpSocket, parcels: Sequence[Parcel]) -> None: ...
 

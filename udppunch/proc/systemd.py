@@ -16,7 +16,7 @@ class Notifier:
         self.watchdog = _watchdog(environment)
 
     def tell(self, **assignments: str) -> None:
-        """Send assignments such as READY="1" or STATUS="...". """
+        """Send assignments such as READY="1" or STATUS="..."."""
         if not self._path:
             return
         text = "\n".join(f"{name}={value}" for name, value in assignments.items())

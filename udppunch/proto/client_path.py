@@ -143,7 +143,9 @@ class ClientPath(Path):
             if not self._refusal_said:
                 self._refusal_said = True
                 event(
-                    log, logging.WARNING, "no-server",
+                    log,
+                    logging.WARNING,
+                    "no-server",
                     f"no server of this key at {self._rendezvous.lookup}; asking on",
                 )
         return None
@@ -154,7 +156,9 @@ class ClientPath(Path):
         if refusal:
             self._tools.counters["dropped: imprudent address"] += 1
             event(
-                log, logging.WARNING, "imprudent",
+                log,
+                logging.WARNING,
+                "imprudent",
                 f"not punching {address.text(punch.peer)}: {refusal}",
             )
             return
@@ -284,7 +288,9 @@ class ClientPath(Path):
             if not self._silence_said:
                 self._silence_said = True
                 event(
-                    log, logging.WARNING, "rendezvous-silent",
+                    log,
+                    logging.WARNING,
+                    "rendezvous-silent",
                     f"rendezvous {self._rendezvous.lookup} does not answer; asking on",
                 )
         if self._rendezvous.address is not None:
@@ -329,4 +335,3 @@ class ClientPath(Path):
         except Malformed:
             self._tools.counters["dropped: malformed"] += 1
             return None
-

@@ -31,9 +31,7 @@ _STALLED_AFTER = 0.7
 class ServerPath(Path):
     """`client_mark` is empty for a client that is not ours, or not yet known to be."""
 
-    def __init__(
-        self, tools: Tools, key: bytes, mark: bytes, mapping: Mapping, now: float
-    ) -> None:
+    def __init__(self, tools: Tools, key: bytes, mark: bytes, mapping: Mapping, now: float) -> None:
         super().__init__(tools, now)
         self.client_mark = b""
         self.named: Optional[Address] = None

@@ -151,9 +151,7 @@ class Rendezvous:
         elif outcome is Registered.TAKEN:
             self._send(route, puncher.Error(puncher.Refusal.DUPLICATE_KEY))
         elif outcome is Registered.FULL:
-            self._notices.say(
-                now, logging.WARNING, "full", "all keys are in use: raise --max-keys"
-            )
+            self._notices.say(now, logging.WARNING, "full", "all keys are in use: raise --max-keys")
 
     def _introduce(self, message: puncher.Client, burst: Burst, now: float) -> None:
         source = burst.source
@@ -169,8 +167,12 @@ class Rendezvous:
             self.counters["introduced"] += 1
             client, server = address.text(source), address.text(known.server.address)
             event(
-                log, logging.INFO, "introduced", f"client {client} meets server {server}",
-                client=client, server=server,
+                log,
+                logging.INFO,
+                "introduced",
+                f"client {client} meets server {server}",
+                client=client,
+                server=server,
             )
         # The client before the server, whose handshake 1 would else overtake this and end an
         # original client.

@@ -34,9 +34,7 @@ log = logging.getLogger(__name__)
 
 
 class Serve:
-    def __init__(
-        self, config: ServeConfig, outbox: Outbox, random: Callable[[int], bytes]
-    ) -> None:
+    def __init__(self, config: ServeConfig, outbox: Outbox, random: Callable[[int], bytes]) -> None:
         self.counters: "Counter[str]" = Counter()
         self._config = config
         self._outbox = outbox

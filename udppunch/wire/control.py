@@ -93,8 +93,7 @@ class Pairing:
         if token not in firsts and handshake not in firsts:
             return False
         return any(
-            self.is_control(view[start : start + segment])
-            for start in range(0, len(view), segment)
+            self.is_control(view[start : start + segment]) for start in range(0, len(view), segment)
         )
 
     def is_control(self, datagram: memoryview) -> bool:

@@ -4,6 +4,8 @@
     u16       a varint of 1 to 3 bytes, at most 65,535
     string    varint count of bytes, then that many bytes of UTF-8
     enum      varint index of the variant, then the variant's fields
+
+Bytes that are none of it raise Malformed.
 """
 
 from __future__ import annotations
