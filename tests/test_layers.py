@@ -1,11 +1,11 @@
 """The layers, held: an import may only go down, and the pure ones know no system.
 
-    cli                           reads the command line
-    proc      demo                joins a role to the loop
-    role      net      lab        what a datagram means | sockets and the clock | NATs to test in
-    proto                         state machines
-    wire                          bytes and values
-    ground                        the nouns that all share
+cli                           reads the command line
+proc      demo                joins a role to the loop
+role      net      lab        what a datagram means | sockets and the clock | NATs to test in
+proto                         state machines
+wire                          bytes and values
+ground                        the nouns that all share
 """
 
 from __future__ import annotations

@@ -243,7 +243,7 @@ class ClientPath(Path):
             self._seek_again(now)
         if happening is not None or self.state in (State.UP, State.CLOSING):
             return happening
-        if now - self.consent.carried >= self._tools.idle:
+        if now >= self.consent.carried + self._tools.idle:
             return self._end()
         for attempt in list(self._attempts):
             if attempt.open:

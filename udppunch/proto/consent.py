@@ -64,11 +64,12 @@ class Consent:
         return self._look
 
     def _verdict(self, now: float) -> Verdict:
-        if now - self.carried >= self._idle:
+        if now >= self.carried + self._idle:
             return Verdict.IDLE
         waits = self.sent > self.heard
         patience = min(ASK_AFTER, self._keepalive) if waits else self._keepalive
-        if now - self.heard < patience:
+        # As the deadline is computed, or rounding could make it come again and again.
+        if now < self.heard + patience:
             self._asked = 0
             in_use = not waits and now - self.sent < self._keepalive
             self._look = now + ASK_AFTER if in_use else self.heard + patience
@@ -96,9 +97,9 @@ class LegacyConsent:
 
     def verdict(self, now: float) -> Verdict:
         """IDLE or LOST alike mean that the path is forgotten; LOST that it is wanted still."""
-        if now - max(self.heard, self.sent) >= LEGACY_SILENCE:
+        if now >= max(self.heard, self.sent) + LEGACY_SILENCE:
             return Verdict.IDLE
-        if self.heard > self._answered and now - self.heard >= LEGACY_UNANSWERED:
+        if self.heard > self._answered and now >= self.heard + LEGACY_UNANSWERED:
             return Verdict.LOST
         return Verdict.FINE
 
