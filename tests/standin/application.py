@@ -191,6 +191,10 @@ class NumberedClient(Application):
             if self.number(datagram.data) is None or datagram.source != self.destination
         ]
 
+    def echoed(self) -> list[int]:
+        """The numbers that came back so far."""
+        return sorted(self._echoed)
+
     def missing(self) -> list[int]:
         return sorted(set(range(self.sent)) - self._echoed)
 

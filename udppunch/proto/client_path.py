@@ -163,6 +163,10 @@ class ClientPath(Path):
             )
             return
         first = not attempt.asking.named
+        if not first and punch.peer != attempt.named:
+            # One address an attempt, or a rendezvous that lies could name one after the other.
+            self._tools.counters["dropped: another address"] += 1
+            return
         attempt.named = punch.peer
         self.mapping.heard(punch.seen, punch.other_port)
         self._explanation.expect(now)
