@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Protocol, Sequence
+from typing import Any, Callable, Dict, List, Optional, Protocol, Sequence, Tuple
 
 from udppunch.errors import EX_SOFTWARE, CommandError
 from udppunch.lab import Lab, LabError, can_build, enter_user_namespace
@@ -121,11 +121,6 @@ class Program:
         return next((e for e in reversed(self.events) if e["event"] in names), None)
 
 
-class _Happened(NamedTuple):
-    program: str
-    event: Event
-
-
 class Stage:
     """`loopback` does without a lab; so does a system where none can be built: see `reason`.
 
@@ -143,7 +138,7 @@ class Stage:
         self._signals: List[int] = []
         self._poll = select.poll()
         self._watched: Dict[int, Callable[[], None]] = {}
-        self._happened: List[_Happened] = []
+        self._happened: List[Tuple[str, Event]] = []
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Stage:
@@ -202,7 +197,7 @@ class Stage:
         for fd, _ in ready:
             self._watched[fd]()
         # Several programs may have spoken before we looked.
-        happened = sorted(self._happened, key=lambda each: float(each.event["time"]))
+        happened = sorted(self._happened, key=lambda each: float(each[1]["time"]))
         self._happened.clear()
         for program, event in happened:
             self.listener(program, event)
@@ -244,7 +239,7 @@ class Stage:
         self._watched[fd] = ready
 
     def _read(self, program: Program) -> None:
-        self._happened += [_Happened(program.name, event) for event in program.read()]
+        self._happened += [(program.name, event) for event in program.read()]
 
     def _lost_reader(self) -> None:
         raise BrokenPipeError

@@ -11,7 +11,7 @@ import textwrap
 from typing import Mapping
 
 WIDTH = 78
-_ACTOR = 22  # the column in which a step's text begins
+_STEP = 22  # the column in which a step's text begins
 
 _STYLES = {"bold": "1", "dim": "2", "path": "1;32", "warning": "33", "actor": "36"}
 _BOXES = "┌─┐│└┘┬┴═◄►·"
@@ -32,20 +32,23 @@ class Terminal:
         self._boxes = _shows_boxes(environment)
 
     def line(self, text: str = "", style: str = "") -> None:
-        print(self._paint(text, style) if style else text, flush=True)
+        print(self._paint(text, style), flush=True)
 
     def step(self, seconds: float, actor: str, text: str, style: str = "") -> None:
         """What `actor` did, so many seconds after the start; wrapped if it is long."""
-        first, *rest = textwrap.wrap(text, WIDTH - _ACTOR, break_on_hyphens=False)
+        first, *rest = textwrap.wrap(text, WIDTH - _STEP, break_on_hyphens=False)
         at = self._paint(f"{seconds:6.2f} s", "dim")
-        print(f"{at}  {self._paint(f'{actor:<11}', 'actor')} {self._paint(first, style)}")
-        for line in rest:
-            print(f"{'':{_ACTOR}}{self._paint(line, style)}")
-        sys.stdout and sys.stdout.flush()
+        who = self._paint(f"{actor:<11}", "actor")
+        print(f"{at}  {who} {self._paint(first, style)}", flush=True)
+        for part in rest:
+            print(f"{'':{_STEP}}{self._paint(part, style)}", flush=True)
 
-    def figure(self, name: str, text: str) -> None:
-        """One result, under its name."""
-        print(f"  {self._paint(f'{name:<14}', 'bold')}{text}", flush=True)
+    def entry(self, name: str, text: str, width: int) -> None:
+        """A text under its name, in columns; wrapped if it is long."""
+        first, *rest = textwrap.wrap(text, WIDTH - width - 2, break_on_hyphens=False)
+        print(f"  {self._paint(f'{name:<{width}}', 'bold')}{first}", flush=True)
+        for part in rest:
+            print(f"{'':{width + 2}}{part}", flush=True)
 
     def drawing(self, text: str) -> None:
         shown = text if self._boxes else text.translate(_ASCII)

@@ -8,11 +8,11 @@ with random bytes of this run, so that anything else which arrives is told from 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import socket
-import statistics
 import time
-from typing import Dict, List, NamedTuple, Tuple
+from typing import Callable, Dict, List, NamedTuple, Tuple
 
 from udppunch.demo.stage import Host, Stage
 
@@ -28,6 +28,7 @@ SIZE = 1200
 _TRAIN = 32
 _WINDOW = 128  # datagrams under way: less than what any socket on the way can hold
 _STALL = 0.02  # seconds without arrivals after which what is under way is taken for lost
+_QUIET = 0.05  # seconds without arrivals after which nothing more is awaited
 _MOST = 1_000_000
 
 
@@ -49,9 +50,9 @@ class Traffic:
         self._stage = stage
         self._tag = os.urandom(_TAG)
         self._burst = (self._tag + os.urandom(SIZE - _TAG)) * (_LARGEST // SIZE)
-        self._counted = 0
+        self._sent = self._counted = self._written_off = 0  # datagrams of the burst
         self._answered: Dict[int, float] = {}
-        self._asked = 0
+        self._asked_at: List[float] = []
         self._destination: Tuple[str, int]
         self._application: socket.socket
         self._service = stage.udp(stage.ground.a, self._at_service)
@@ -72,44 +73,88 @@ class Traffic:
 
     def ask(self) -> int:
         """Send a question; its number."""
-        self._asked += 1
-        self._application.sendto(self._question(self._asked), self._destination)
-        return self._asked
+        number = len(self._asked_at)
+        self._asked_at.append(time.perf_counter())
+        self._application.sendto(self._question(number), self._destination)
+        return number
 
     def has_answer(self, number: int) -> bool:
         return number in self._answered
 
+    def took(self, number: int) -> float:
+        """Seconds from the question to its answer."""
+        return self._answered[number] - self._asked_at[number]
+
     def round_trips(self, count: int, seconds: float) -> List[float]:
-        """Ask one question after the other; the seconds that each answer took, in order."""
-        took = []
+        """Ask one question after the other; the seconds that each answer took, sorted."""
+        took: List[float] = []
         deadline = time.monotonic() + seconds
         while len(took) < count and time.monotonic() < deadline:
-            asked = time.perf_counter()
             number = self.ask()
-            if self._stage.until(lambda number=number: self.has_answer(number), 0.5):  # type: ignore[misc]
-                took.append(self._answered[number] - asked)
+            if self._stage.until(functools.partial(self.has_answer, number), 0.5):
+                took.append(self.took(number))
         return sorted(took)
 
     def throughput(self, seconds: float) -> Throughput:
-        """Send for so long, with as many datagrams under way as fit on the way."""
+        """Send for so long, no more at once than there is room for on the way."""
         send = self._sender()
-        sent = written_off = 0
-        before = self._counted
         start = time.monotonic()
-        while time.monotonic() < start + seconds and sent < _MOST:
-            arrived = self._counted - before
-            if sent - arrived - written_off < _WINDOW:
-                send()
-                sent += _TRAIN
-            self._stage.turn(0.0)
-            if sent - (self._counted - before) - written_off >= _WINDOW:
-                self._await_arrival()
-                if self._counted - before == arrived:
-                    written_off = sent - arrived
-        took = time.monotonic() - start
-        self.settle()
-        return Throughput(sent, self._counted - before, took)
+        while time.monotonic() < start + seconds and self._sent < _MOST:
+            send()
+            self._sent += _TRAIN
+            if not self._stage.until(self._has_room, _STALL):
+                self._written_off = self._sent - self._counted
+        self._stage.until(lambda: self._counted >= self._sent, _STALL)
+        return Throughput(self._sent, self._counted, time.monotonic() - start)
 
-    def settle(self, quiet: float = 0.05) -> None:
-        """Let what is still under way arrive."""
-        self._stage.until(lambda: not self._stage.turn(quiet), 1.0)
+    def settle(self) -> None:
+        """Let arrive what still may."""
+        deadline = time.monotonic() + 20 * _QUIET
+        while self._stage.turn(_QUIET) and time.monotonic() < deadline:
+            pass
+
+    def _has_room(self) -> bool:
+        return self._sent - self._counted - self._written_off < _WINDOW
+
+    def _sender(self) -> Callable[[], object]:
+        """What sends a train: in one call where the kernel cuts it (UDP_SEGMENT)."""
+        train = self._burst[: _TRAIN * SIZE]
+        try:
+            self._application.setsockopt(_SOL_UDP, _UDP_SEGMENT, SIZE)
+        except OSError:
+            return lambda: [
+                self._application.sendto(train[:SIZE], self._destination) for _ in range(_TRAIN)
+            ]
+        return lambda: self._application.sendto(train, self._destination)
+
+    def _question(self, number: int) -> bytes:
+        return self._tag + number.to_bytes(_QUESTION - _TAG, "big")
+
+    def _at_service(self, service: socket.socket) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                data, source = service.recvfrom(_LARGEST)
+                if self._is_asked(data):
+                    service.sendto(data, source)
+                elif not len(data) % SIZE and data == self._burst[: len(data)]:
+                    self._counted += len(data) // SIZE
+                else:
+                    self.foreign += 1
+
+    def _at_application(self, application: socket.socket) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                data, source = application.recvfrom(_LARGEST)
+                if self._is_asked(data) and source == self._destination:
+                    self._answered[int.from_bytes(data[_TAG:], "big")] = time.perf_counter()
+                else:
+                    self.foreign += 1
+
+    def _is_asked(self, data: bytes) -> bool:
+        number = int.from_bytes(data[_TAG:_QUESTION], "big")
+        return number < len(self._asked_at) and data == self._question(number)
+
+
+def _name(sock: socket.socket) -> Tuple[str, int]:
+    ip, port = sock.getsockname()
+    return ip, port
