@@ -82,7 +82,7 @@ def _run(name: str, parsed: Dict[str, Any], environment: Mapping[str, str]) -> i
     if name == "run":
         roles, of_file = config.load_file(parsed["file"], environment)
         settings = {**of_file, **settings}
-        if config.is_exposed(parsed["file"]) and config.holds_key(parsed["file"]):
+        if config.is_exposed(parsed["file"], environment) and config.holds_key(parsed["file"]):
             warnings.append(f"{parsed['file']} holds a key and others may read it: chmod 600")
     else:
         roles, warnings = _one_role(name, parsed, environment)
@@ -101,7 +101,7 @@ def _one_role(
     key_file = parsed.get("key-file")
     if parsed.get("key") is not None:
         warnings.append("a key on the command line can be seen by others: better --key-file FILE")
-    if key_file is not None and config.is_exposed(key_file):
+    if key_file is not None and config.is_exposed(key_file, environment):
         warnings.append(f"key file {key_file} may be read by others: chmod 600")
     return [(name, config.role_config(name, parsed, environment))], warnings
 

@@ -354,8 +354,14 @@ def holds_key(path: str) -> bool:
         return False
 
 
-def is_exposed(path: str) -> bool:
-    """Whether others than the owner may read the file."""
+def is_exposed(path: str, environment: Mapping[str, str]) -> bool:
+    """Whether others than the owner may read the file.
+
+    A credential of systemd's is shown as the group's, but its directory lets nobody else in.
+    """
+    credentials = environment.get("CREDENTIALS_DIRECTORY")
+    if credentials and os.path.dirname(os.path.abspath(path)) == os.path.abspath(credentials):
+        return False
     try:
         mode = os.stat(path).st_mode
     except OSError:

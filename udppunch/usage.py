@@ -93,10 +93,14 @@ Usage:
 
 Options:
   --nat-a CLASS       the server's NAT, as RFC 4787 tells them apart [default: prc]
-  --nat-b CLASS       the client's NAT: full, arc, prc, prc-open, sym or public [default: prc]
+  --nat-b CLASS       the client's NAT [default: prc]
   --loopback          do without the NATs, on loopback [default: only where they can't be had]
   --no-color          plain text; also NO_COLOR [default: color on a terminal]
   -h --help           print this
+
+NAT classes: public (none), full, full-static, arc (address-restricted), prc (port-restricted),
+prc-open, prc-reject, prc-hairpin, sym (symmetric), sym-random, sym-range, sym-adm, cgn-prc and
+cgn-sym (behind a carrier's NAT too), udp-blocked.
 """
 
 COMMANDS: Dict[str, str] = {

@@ -231,7 +231,10 @@ class Stage:
         self._watch(reader, lambda: None)
         self._stack.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(writer))
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            former = signal.signal(number, lambda number, frame: self._signals.append(number))
+            former = signal.getsignal(number)
+            if former is signal.SIG_IGN:  # nohup, or in a script's background
+                continue
+            signal.signal(number, lambda number, frame: self._signals.append(number))
             self._stack.callback(signal.signal, number, former)
 
     def _watch(self, fd: int, ready: Callable[[], None], mask: int = select.POLLIN) -> None:

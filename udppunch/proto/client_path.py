@@ -72,6 +72,7 @@ class ClientPath(Path):
         self._explanation = Explanation("server")
         self._silence_said = False
         self._refusal_said = False
+        self._imprudence_said = False
 
     # Endpoints
 
@@ -133,7 +134,10 @@ class ClientPath(Path):
         self, attempt: _Attempt, datagram: memoryview, now: float
     ) -> Optional[Happening]:
         message = self._decode(datagram)
-        if isinstance(message, puncher.Punch):
+        if self.state is State.UP:
+            # Late, or forged: it may not change who the peer is.
+            self._tools.counters["dropped: unexpected"] += 1
+        elif isinstance(message, puncher.Punch):
             self._silence_said = self._refusal_said = False
             self._refusals = 0
             self._punch(attempt, message, now)
@@ -155,12 +159,14 @@ class ClientPath(Path):
         refusal = prudence.refusal(punch.peer, self._rendezvous.address)
         if refusal:
             self._tools.counters["dropped: imprudent address"] += 1
-            event(
-                log,
-                logging.WARNING,
-                "imprudent",
-                f"not punching {address.text(punch.peer)}: {refusal}",
-            )
+            if not self._imprudence_said:
+                self._imprudence_said = True
+                event(
+                    log,
+                    logging.WARNING,
+                    "imprudent",
+                    f"not punching {address.text(punch.peer)}: {refusal}",
+                )
             return
         first = not attempt.asking.named
         if not first and punch.peer != attempt.named:
@@ -271,9 +277,20 @@ class ClientPath(Path):
         ending = self.consent.carried + self._tools.idle
         return earliest(deadline, self._next_attempt, self._explanation.deadline(), ending)
 
-    def server_left(self, now: float) -> bool:
-        """The server closed the path; whether the application still wants one."""
-        return now - self.consent.carried < self._tools.idle / 2
+    def wanted(self, now: float) -> bool:
+        """The path is closed; whether the application still wants one.
+
+        With an end that is not ours it does when it sends again, and not before.
+        """
+        unused = now - self.consent.carried
+        if len(self.waiting):
+            return unused < self._tools.idle
+        return self.pairing is not None and unused < self._tools.idle / 2
+
+    def inherit(self, former: ClientPath) -> None:
+        """Carry on for a path that was closed while it was wanted."""
+        self.waiting = former.waiting
+        self.consent.carried = former.consent.carried
 
     def _seek_again(self, now: float) -> None:
         self.sought_since = now

@@ -54,8 +54,8 @@ class Clients:
         return self._by_mark.get(mark) if mark else None
 
     def of_datagram(self, datagram: memoryview, source: Address) -> Optional[Client]:
-        """Whose datagram it is, by where it comes from or by the token it starts with."""
-        return self.by_source.get(source) or self._by_token.get(bytes(datagram[:TOKEN_LENGTH]))
+        """Whose datagram it is, by the token it starts with, or else by where it comes from."""
+        return self._by_token.get(bytes(datagram[:TOKEN_LENGTH])) or self.by_source.get(source)
 
     def awaiting(self, source: Address) -> Optional[Client]:
         """Of whom handshake 2 is awaited from there, best from that very port."""
@@ -75,13 +75,23 @@ class Clients:
             self._by_token[path.pairing.token] = client
 
     def note_source(self, client: Client, source: Address) -> None:
-        """The client sends from there."""
+        """The client sends from there. The source in use is the last to be forgotten."""
         if source in client.sources:
             return
         client.sources.append(source)
         self.by_source[source] = client
         if len(client.sources) > _SOURCES:
-            self._forget_source(client, client.sources.pop(0))
+            peer = client.path.peer
+            in_use = peer.destination if peer is not None else None
+            stale = next(known for known in client.sources if known != in_use)
+            client.sources.remove(stale)
+            self._forget_source(client, stale)
+
+    def release_source(self, source: Address) -> None:
+        """Another client sends from there now: the NAT has given the port to it."""
+        client = self.by_source.pop(source, None)
+        if client is not None:
+            client.sources.remove(source)
 
     def remove(self, client: Client) -> None:
         path = client.path

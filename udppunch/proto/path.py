@@ -123,8 +123,7 @@ class Path:
                 self.consent = Consent(tools.keepalive, tools.idle, tools.random, now)
             else:
                 self.consent = LegacyConsent(now)
-            if self.state is State.LOST:
-                self.consent.carried = carried
+            self.consent.carried = carried
         self.state = State.UP
         self.settled = False
         self.peer = route

@@ -16,6 +16,7 @@ from udppunch.address import ANY_IPV4, Address
 from udppunch.contract import Endpoint, Lookup, Outbox, Route
 from udppunch.notices import event
 from udppunch.proto.destination import Destination
+from udppunch.proto.limiter import TokenBucket
 from udppunch.proto.mapping import Mapping
 from udppunch.proto.registration import Registration
 from udppunch.wire import puncher
@@ -24,6 +25,9 @@ from udppunch.wire.malformed import Malformed
 log = logging.getLogger(__name__)
 
 _RENEWED_EACH = 0.5  # seconds between two fresh sockets
+# How often a second, and at once, the state of the registration is worth a line of the log.
+_LINES_RATE = 0.1
+_LINES_BURST = 10.0
 
 
 class Presence:
@@ -50,6 +54,8 @@ class Presence:
         self._silence_said = False
         self._renewed_at = float("-inf")
         self._renewal_wanted = False
+        # Who forges the rendezvous's address could say one thing and then another for ever.
+        self._lines = TokenBucket(_LINES_RATE, _LINES_BURST)
 
     def start(self, now: float) -> None:
         self._outbox.open(self.endpoint)
@@ -108,7 +114,7 @@ class Presence:
         elif isinstance(message, puncher.Error):
             if self._registration.heard_duplicate(now):
                 event(
-                    log, logging.WARNING, "key-taken",
+                    log, self._level(logging.WARNING, now), "key-taken",
                     f"another server holds this key at {self.rendezvous.lookup}; "
                     "waiting for it to go",
                 )  # fmt: skip
@@ -168,6 +174,9 @@ class Presence:
     def status(self) -> str:
         return self._registration.state.value
 
+    def _level(self, level: int, now: float) -> int:
+        return level if self._lines.take(now) else logging.DEBUG
+
     def _registered(self, ok: puncher.Ok, now: float) -> None:
         self._silence_said = False
         self.mapping.heard(ok.seen, ok.other_port)
@@ -177,7 +186,7 @@ class Presence:
             route = Route(self.endpoint, self.rendezvous.address)
             self.mapping.ask(route, self._mark, self._outbox)
             event(
-                log, logging.INFO, "registered",
+                log, self._level(logging.INFO, now), "registered",
                 f"registered at {where}" + (f", seen at {seen}" if seen else ""),
                 rendezvous=where, seen=seen,
                 local=address.text(self.endpoint.local or ANY_IPV4),

@@ -120,12 +120,14 @@ class Registry:
         waiting.punched = now
         return waiting
 
-    def introduced(self, client: Address, key: bytes, now: float) -> Optional[Introduction]:
-        """What this client was told a moment ago."""
+    def introduced(
+        self, key: bytes, mark: bytes, client: Address, now: float
+    ) -> Optional[Introduction]:
+        """What this client was told a moment ago; another mark is another client."""
         known = self._introductions.get(client)
-        if known is None or known.key != key or now - known.since >= REMEMBERED:
+        if known is None or known.key != key or known.client_mark != mark:
             return None
-        return known
+        return known if now - known.since < REMEMBERED else None
 
     def introduce(
         self, key: bytes, mark: bytes, route: Route, client: Address, now: float
@@ -135,7 +137,8 @@ class Registry:
         if server is None or now - server.heard >= EXPIRES:
             return None
         introduction = Introduction(key, route, mark, server, now)
-        self._introductions.pop(client, None)
+        if client in self._introductions:
+            self._forget_introduction(client)
         if len(self._introductions) >= self._capacity:
             self._forget_introduction(next(iter(self._introductions)))
         self._introductions[client] = introduction

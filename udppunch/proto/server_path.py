@@ -158,6 +158,8 @@ class ServerPath(Path):
         return None
 
     def nominate(self, route: Route, now: float) -> Happening:
+        if self.state is State.SEEKING:
+            self.consent.carried = now  # a client that has just come is not idle
         self._explanation.settle()
         self._stalls_at = None
         self._attempt = -1

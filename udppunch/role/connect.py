@@ -59,7 +59,7 @@ class Connect:
             event(log, logging.INFO, "listening", f"listening on {where}", address=where)
             return
         path.opened(endpoint, now)
-        self._timers.set(path, path.deadline())
+        self._after(path, None, now)
 
     def failed(self, endpoint: Endpoint, reason: str, now: float) -> None:
         path: Optional[ClientPath] = endpoint.owner
@@ -68,7 +68,7 @@ class Connect:
             return
         self._notices.say(now, logging.ERROR, "no-socket", f"no socket for a path: {reason}")
         path.failed(endpoint, now)
-        self._timers.set(path, path.deadline())
+        self._after(path, None, now)
 
     def resolved(self, lookup: Lookup, found: Sequence[Address], reason: str, now: float) -> None:
         if not found and self._rendezvous.address is None:
@@ -144,7 +144,8 @@ class Connect:
 
     def _after(self, path: ClientPath, happening: Optional[Happening], now: float) -> None:
         application = path.to_application.destination
-        assert application is not None
+        if application is None or self._paths.get(application) is not path:
+            return  # it was closed a moment ago, in the same burst
         who = address.text(application)
         if happening is Happening.UP:
             self._say_up(path, who, now)
@@ -153,8 +154,8 @@ class Connect:
         elif happening is Happening.CLOSED:
             event(log, logging.INFO, "path-closed", f"path for {who} is closed")
             self._remove(path)
-            if len(path.waiting) or path.server_left(now):
-                self._begin(path.to_application, now).waiting = path.waiting
+            if path.wanted(now):
+                self._begin(path.to_application, now).inherit(path)
             return
         self._timers.set(path, path.deadline())
 
@@ -172,8 +173,8 @@ class Connect:
 
     def _remove(self, path: ClientPath) -> None:
         application = path.to_application.destination
-        if application is not None and self._paths.get(application) is path:
-            del self._paths[application]
+        assert application is not None
+        del self._paths[application]
         self._timers.set(path, None)
         path.release()
 

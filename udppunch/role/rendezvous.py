@@ -16,7 +16,7 @@ from udppunch.address import Address
 from udppunch.config import RendezvousConfig
 from udppunch.contract import Burst, Endpoint, Lookup, Outbox, Route
 from udppunch.notices import TRACE, Notices, event
-from udppunch.proto.limiter import Limiter
+from udppunch.proto.limiter import Limiter, TokenBucket
 from udppunch.proto.registry import Introduction, Registered, Registry
 from udppunch.wire import puncher
 from udppunch.wire.malformed import Malformed
@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 _NEVER_CLIENTS = frozenset({0, 7, 13, 17, 19, 53, 69, 123})
 _LONGEST = puncher.KEY_MAXIMUM + 2 + 256
 _SWEEP = 5.0
+# Introductions a second, and at once, that are worth a line of the log.
+_LINES_RATE = 1.0
+_LINES_BURST = 20.0
 
 
 class Rendezvous:
@@ -40,6 +43,8 @@ class Rendezvous:
         self._registry = Registry(config.max_keys)
         self._limiter = Limiter(config.rate, 2 * config.rate)
         self._notices = Notices(log)
+        # Whoever has a key of his own can have clients of it introduced as often as he likes.
+        self._lines = TokenBucket(_LINES_RATE, _LINES_BURST)
         self._endpoints: List[Endpoint] = [
             Endpoint("rendezvous", listen, asked_address=True, essential=True)
             for listen in config.listen
@@ -155,7 +160,7 @@ class Rendezvous:
 
     def _introduce(self, message: puncher.Client, burst: Burst, now: float) -> None:
         source = burst.source
-        known = self._registry.introduced(source, message.key, now)
+        known = self._registry.introduced(message.key, message.mark, source, now)
         first = known is None
         if known is None:
             route = Route(burst.endpoint, source, burst.local)
@@ -168,7 +173,7 @@ class Rendezvous:
             client, server = address.text(source), address.text(known.server.address)
             event(
                 log,
-                logging.INFO,
+                logging.INFO if self._lines.take(now) else logging.DEBUG,
                 "introduced",
                 f"client {client} meets server {server}",
                 client=client,
