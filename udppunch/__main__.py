@@ -1,7 +1,17 @@
-"""`python -m udppunch` is the same as `udppunch`."""
+"""Where the program starts, as `udppunch` and as `python -m udppunch` alike."""
 
+import signal
 import sys
 
-from udppunch.cli import main
 
-sys.exit(main())
+def main() -> int:
+    """Run the command line; the exit status."""
+    # Until a command has its own handlers, Ctrl-C just ends it: also while modules load.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from udppunch import cli
+
+    return cli.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -13,7 +13,7 @@ import docopt
 
 from udppunch import __version__, config, logs, usage
 from udppunch.config import Invalid
-from udppunch.errors import EX_SOFTWARE, EX_USAGE, CommandError, UsageError
+from udppunch.errors import EX_OSERR, EX_SOFTWARE, EX_USAGE, CommandError, UsageError
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +28,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         return error.status
     except BrokenPipeError:
         return 0
-    except KeyboardInterrupt:
-        return 130
+    except OSError as error:
+        print(f"udppunch: {error.strerror or error}", file=sys.stderr)
+        return EX_OSERR
     except Exception as error:
         # Its text may quote what it was given, a key for one.
         log.debug("internal error", exc_info=error)
@@ -161,7 +162,3 @@ def _too_many(text: str, name: str, words: Sequence[str]) -> bool:
 
 def _before_dashes(words: Sequence[str]) -> Sequence[str]:
     return words[: words.index("--")] if "--" in words else words
-
-
-if __name__ == "__main__":
-    sys.exit(main())

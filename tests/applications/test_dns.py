@@ -1,50 +1,59 @@
-"""A DNS server behind `serve`, asked by `dig` through `connect`."""
+"""A name server (dnsmasq) behind two NATs, asked with dig."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
+from typing import List
 
 import pytest
 
-from tests import program
-from tests.lab.whole_program import MEETING
+from tests.lab.whole_program import FRONT, SERVICE, Punched, eventually
 from udppunch.lab import Lab
 
-pytestmark = pytest.mark.usefixtures("lab_permitted")
+ADDRESS = "192.0.2.7"
+QUERIES = 100
+TEXT = ["x" * 250] * 8  # more than fits into one packet of a usual link
 
-PORT = 5353
-FRONT = ("127.0.0.1", 5300)
-LONG = 1800  # octets of TXT record: more than fit one packet
-
-missing = [tool for tool in ("dnsmasq", "dig") if shutil.which(tool) is None]
-if missing:
-    pytest.skip(f"not installed: {' '.join(missing)}", allow_module_level=True)
+DIG = ["dig", f"@{FRONT[0]}", "-p", str(FRONT[1]), "+notcp", "+ignore", "+tries=3", "+time=5"]
 
 
-def test_queries_through_two_nats() -> None:
-    texts = ",".join(f'"{index:02d}{"x" * 180}"' for index in range(LONG // 180))
-    with Lab("prc", "full") as lab, program.rendezvous(MEETING, popen=lab.rendezvous.popen) as turn:
-        turn.wait_event("listening")
-        lab.a.popen(
-            ["dnsmasq", "--no-daemon", "--no-resolv", "--no-hosts", f"--port={PORT}",
-             "--listen-address=127.0.0.1", "--bind-interfaces", "--user=root",
-             "--conf-file=/dev/null", "--edns-packet-max=4096", "--pid-file=",
-             "--address=/host.example/192.0.2.7", f"--txt-record=long.example,{texts}"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        with (
-            program.serve(("127.0.0.1", PORT), MEETING, popen=lab.a.popen) as server,
-            program.connect(MEETING, listen=FRONT, popen=lab.b.popen) as client,
-        ):
-            server.wait_event("registered")
-            client.wait_event("listening")
-            ask = ["dig", f"@{FRONT[0]}", "-p", str(FRONT[1]), "+short", "+tries=5", "+time=2"]
-            for _ in range(20):
-                answer = lab.b.run([*ask, "host.example", "A"]).stdout
-                assert answer.strip() == "192.0.2.7"
-            # A datagram of this size comes in fragments, and is one again at the other end.
-            answer = lab.b.run([*ask, "+bufsize=4096", "+ignore", "long.example", "TXT"]).stdout
-            assert answer.count("x") == LONG // 180 * 180
-            client.assert_alive_and_sane()
-            server.assert_alive_and_sane()
+@pytest.fixture(scope="module")
+def tools() -> None:
+    for tool, package in (("dnsmasq", "dnsmasq-base"), ("dig", "bind9-dnsutils")):
+        if shutil.which(tool) is None:
+            pytest.skip(f"no {tool}: install the package {package}")
+
+
+def name_server(lab: Lab) -> "subprocess.Popen[bytes]":
+    return lab.a.popen(
+        [
+            "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv",
+            "--no-hosts", "--no-poll", "--user=", "--group=", "--pid-file=",
+            "--log-facility=-", f"--port={SERVICE[1]}", f"--listen-address={SERVICE[0]}",
+            "--bind-interfaces", "--edns-packet-max=4096", f"--address=/service.test/{ADDRESS}",
+            f"--txt-record=long.test,{','.join(TEXT)}",
+        ],
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def answers(printed: str) -> List[str]:
+    return [line for line in printed.splitlines() if line and not line.startswith(";")]
+
+
+@pytest.mark.usefixtures("lab_permitted", "tools")
+def test_many_questions_and_a_long_answer() -> None:
+    """dig asks each question from another port, so that each has a path of its own."""
+    with Lab("prc", "prc") as lab, Punched(lab) as punched:
+        punched.echo.close()
+        dnsmasq = name_server(lab)
+        assert eventually(lambda: bool(lab.a.run(["ss", "-lunH", "sport = :7000"]).stdout), 10.0)
+        questions = "".join(f"host{number}.service.test A\n" for number in range(QUERIES))
+        told = lab.b.run([*DIG, "+short", "-f", "/dev/stdin"], input=questions, timeout=60.0)
+        assert answers(told.stdout) == [ADDRESS] * QUERIES, punched.story(told.stdout[-500:])
+        assert punched.client.count("path-up") >= QUERIES
+        long = lab.b.run([*DIG, "+bufsize=4096", "+short", "long.test", "TXT"], timeout=30.0)
+        assert answers(long.stdout) == [" ".join(f'"{part}"' for part in TEXT)], long.stdout
+        assert dnsmasq.poll() is None
+        punched.assert_sane()

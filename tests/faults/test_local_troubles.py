@@ -71,9 +71,9 @@ def test_own_address_changes(site: str) -> None:
         host: Host = getattr(lab, site)
         host.namespace.ip(
             [
-                "addr add 192.168.1.77/24 dev eth0",
                 "addr del 192.168.1.2/24 dev eth0",
-                "route replace default via 192.168.1.1 src 192.168.1.77",
+                "addr add 192.168.1.77/24 dev eth0",
+                "route add default via 192.168.1.1",
             ]
         )
         assert flow.flows(RECOVERS), punched.story()

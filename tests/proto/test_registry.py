@@ -67,9 +67,18 @@ def test_a_client_that_asks_again_gets_the_same_answer_for_a_while() -> None:
     table = Registry(10)
     register(table, 1, 0.0)
     first = table.introduce(b"key", b"", route(9), at(9), 1.0)
-    assert table.introduced(at(9), b"key", 1.0 + registry.REMEMBERED - 0.1) is first
-    assert table.introduced(at(9), b"another", 1.0) is None
-    assert table.introduced(at(9), b"key", 1.0 + registry.REMEMBERED) is None
+    assert table.introduced(b"key", b"", at(9), 1.0 + registry.REMEMBERED - 0.1) is first
+    assert table.introduced(b"another", b"", at(9), 1.0) is None
+    assert table.introduced(b"key", MARK, at(9), 1.0) is None, "another client on that port"
+    assert table.introduced(b"key", b"", at(9), 1.0 + registry.REMEMBERED) is None
+
+
+def test_a_client_that_uses_up_one_server_after_the_other_leaves_nothing_behind() -> None:
+    table = Registry(4)
+    for number in range(1, 100):
+        register(table, number, float(number))
+        assert table.introduce(b"key", b"", route(900), at(900), float(number))
+    assert len(table._awaiting) == len(table._introductions) == 1
 
 
 def test_a_lost_punch_is_repeated_to_an_original_that_still_sends_keepalives() -> None:
@@ -121,7 +130,8 @@ def test_whatever_comes_the_tables_stay_bounded(steps: "List[tuple[str, int, int
         elif what == "heard":
             table.heard(at(number), now)
         elif what == "introduce":
-            table.introduce(name, b"", route(number + 100), at(number + 100), now)
+            client = 100 + key
+            table.introduce(name, b"", route(client), at(client), now)
         else:
             table.expire(now)
         assert len(table) <= 4

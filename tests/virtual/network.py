@@ -21,6 +21,9 @@ from udppunch.contract import Burst, Endpoint, Lookup, Role, Route
 
 LOOPBACK = address.pack("127.0.0.1", 0)
 _CLASH_LASTS = 30.0
+# Linux calls a binding a stream, and keeps it for longer, once datagrams went both ways so long.
+_STREAM_AFTER = 2.0
+_SEGMENTS = 64
 
 
 @dataclass
@@ -34,11 +37,21 @@ class Link:
 
 
 @dataclass
+class _Binding:
+    """Towards one peer, as finely as the NAT filters; `until` it is silent for too long."""
+
+    since: float
+    until: float = 0.0
+    answered: bool = False
+
+
+@dataclass
 class Nat:
     """`mapping` and `filtering`: "endpoint", "address" or "port" dependent.
 
     `takes_strangers`: a Linux router without an input policy, which confirms what a stranger sends
-    to it, and then gives the inside host another port towards that stranger.
+    to it, and then gives the inside host another port towards that stranger. A binding lasts
+    `timeout` seconds, and `stream` once it is used both ways.
     """
 
     wan: str
@@ -46,16 +59,20 @@ class Nat:
     filtering: str = "port"
     takes_strangers: bool = False
     timeout: float = 30.0
+    stream: float = 120.0
     _ports: Dict[Any, int] = field(default_factory=dict)
     _inside: Dict[int, Address] = field(default_factory=dict)
-    _sent: Dict[Tuple[int, bytes], float] = field(default_factory=dict)
+    _bindings: Dict[Tuple[int, bytes], _Binding] = field(default_factory=dict)
+    _lives: Dict[int, float] = field(default_factory=dict)
     _taken: Dict[Tuple[Address, int], float] = field(default_factory=dict)
     _preferred: Dict[Address, int] = field(default_factory=dict)
     _fresh: Any = field(default_factory=lambda: itertools.count(20000))
 
     def forget(self) -> None:
-        for table in (self._ports, self._inside, self._sent, self._taken, self._preferred):
+        for table in (self._ports, self._inside, self._taken, self._preferred):
             table.clear()
+        self._bindings.clear()
+        self._lives.clear()
 
     def renumber(self, wan: str) -> None:
         self.forget()
@@ -66,7 +83,7 @@ class Nat:
         if self.mapping != "endpoint":
             key = (source, self._scope(destination, self.mapping))
         number = self._ports.get(key)
-        if number is None:
+        if number is None or self._lives[number] <= now:
             number = self._preferred.get(source, address.port(source))
             if self.mapping != "endpoint" or self._inside.get(number, source) != source:
                 number = next(self._fresh)
@@ -79,19 +96,29 @@ class Nat:
             # And from then on towards every other destination too.
             self._preferred[source] = self._ports[source] = number
         self._inside[number] = source
-        self._sent[number, self._scope(destination, self.filtering)] = now
+        scope = number, self._scope(destination, self.filtering)
+        binding = self._bindings.get(scope)
+        if binding is None or binding.until <= now:
+            binding = self._bindings[scope] = _Binding(now)
+        self._use(number, binding, now)
         return address.pack(self.wan, number)
 
     def inward(self, source: Address, number: int, now: float) -> Optional[Address]:
         inside = self._inside.get(number)
         if inside is not None:
-            last = self._sent.get((number, self._scope(source, self.filtering)), float("-inf"))
-            if now - last < self.timeout:
-                self._sent[number, self._scope(source, self.filtering)] = now
+            binding = self._bindings.get((number, self._scope(source, self.filtering)))
+            if binding is not None and now < binding.until:
+                binding.answered = True
+                self._use(number, binding, now)
                 return inside
         if self.takes_strangers:
             self._taken[source, number] = now
         return None
+
+    def _use(self, number: int, binding: _Binding, now: float) -> None:
+        stream = binding.answered and now - binding.since > _STREAM_AFTER
+        binding.until = now + (self.stream if stream else self.timeout)
+        self._lives[number] = max(self._lives.get(number, 0.0), binding.until)
 
     @staticmethod
     def _scope(peer: Address, dependence: str) -> bytes:
@@ -131,9 +158,11 @@ class Network:
     def __init__(self, seed: int = 0) -> None:
         self.now = 1000.0
         self.random = random.Random(seed)
+        self.watch: Callable[[Host, Address, bytes], None] = lambda host, destination, data: None
         self.hosts: List[Host] = []
         self.runners: List[Runner] = []
         self.sent = 0
+        self.names: Dict[str, List[str]] = {}
         self._events: List[Tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
 
@@ -176,6 +205,7 @@ class Network:
             source = address.with_port(LOOPBACK, number)
             return host.deliver(address.port(destination), source, data)
         self.sent += 1
+        self.watch(host, destination, data)
         source = address.pack(host.ip, number)
         for hops, nat in enumerate(host.nats, 1):
             if ttl and ttl <= hops:
@@ -216,6 +246,7 @@ class Outbox:
         self.requests: List[Tuple[str, Any]] = []
         self.refused: List[Endpoint] = []
         self.open_endpoints: Set[Endpoint] = set()
+        self.full = False  # no more sockets are to be had
         self.receive: Callable[[Endpoint, Address, bytes], None]
 
     def open(self, endpoint: Endpoint) -> None:
@@ -270,6 +301,7 @@ class Runner:
     def __init__(self, host: Host, make: Callable[[Outbox, Callable[[int], bytes]], Role]) -> None:
         self.host = host
         self.network = host.network
+        self._arrived: List[Tuple[Endpoint, Address, bytes]] = []
         self.outbox = Outbox(host)
         self.outbox.receive = self._received
         self.role = make(self.outbox, self.network.random.randbytes)
@@ -305,15 +337,38 @@ class Runner:
         self.call(self.role.receive, burst)
 
     def _received(self, endpoint: Endpoint, source: Address, data: bytes) -> None:
-        self.burst(endpoint, source, data, len(data))
+        if not self._arrived:
+            self.network.at(self.network.now, self._coalesce)
+        self._arrived.append((endpoint, source, data))
+
+    def _coalesce(self) -> None:
+        """What came at one time in bursts, as the kernel does: equal sizes, the last may differ."""
+        arrived, self._arrived = self._arrived, []
+        while arrived:
+            endpoint, source, data = arrived[0]
+            count = 1
+            for other, whence, more in arrived[1:_SEGMENTS]:
+                closed = len(arrived[count - 1][2]) < len(data)
+                if other is not endpoint or whence != source or len(more) > len(data) or closed:
+                    break
+                if not more:
+                    break
+                count += 1
+            whole = b"".join(one[2] for one in arrived[:count])
+            del arrived[:count]
+            if endpoint in self.outbox.open_endpoints:
+                self.burst(endpoint, source, whole, len(data))
 
     def _do(self, verb: str, subject: Any) -> None:
         now = self.network.now
-        if verb == "open":
+        if verb == "open" and self.outbox.full:
+            self.role.failed(subject, "too many open files", now)
+        elif verb == "open":
             self.outbox.do_open(subject)
             self.role.opened(subject, now)
         elif verb == "close":
             self.network.at(now, lambda: self.outbox.do_close(subject))
         else:
-            found = [address.pack(subject.host, subject.port)]
-            self.role.resolved(subject, found, "", now)
+            ips = self.network.names.get(subject.host, [subject.host])
+            found = [address.pack(ip, subject.port) for ip in ips]
+            self.role.resolved(subject, found, "" if found else "no such name", now)

@@ -20,6 +20,11 @@ FRONT = 7001
 KEY = b"the key of the tests"
 
 
+def filler(number: int) -> bytes:
+    """So that some neighbours have the same length, and some are shorter or longer."""
+    return bytes(number // 4 * 7 % 50)
+
+
 class Echo:
     """The service: sends back what it gets, and keeps it with where it came from."""
 
@@ -51,7 +56,7 @@ class Application:
 
     def send(self, count: int = 1) -> None:
         for _ in range(count):
-            data = self.name + self.sent.to_bytes(4, "big") + bytes(self.sent % 50)
+            data = self.name + self.sent.to_bytes(4, "big") + filler(self.sent)
             self.sent += 1
             front = address.with_port(LOOPBACK, FRONT)
             self._host.network.send(self._host, self.port, front, data, 0)
@@ -150,4 +155,4 @@ def _is_of(applications: Dict[bytes, Application], data: bytes) -> bool:
     if application is None or len(data) < 8:
         return False
     number = int.from_bytes(data[4:8], "big")
-    return number < application.sent and data[8:] == bytes(number % 50)
+    return number < application.sent and data[8:] == filler(number)

@@ -123,6 +123,12 @@ class Checks:
         """Ask once whether the path is still there, outside of the schedule."""
         self._ask(self._find(route) or self._add(route, None), now, 0)
 
+    def pursue(self, route: Route, now: float) -> None:
+        """Check the way to where the peer sends from, unless that is under way."""
+        candidate = self._find(route)
+        if candidate is not None and candidate.next_check is None:
+            self._check(candidate, now)
+
     def endpoints(self) -> "Set[Endpoint]":
         """The sockets behind the candidates."""
         return {endpoint for endpoint, _ in self._candidates}

@@ -34,6 +34,7 @@ _FIRST_PATIENCE = 1.0
 _LONGEST_PATIENCE = 30.0
 # A second copy of a handshake that comes this soon was doubled by the network.
 _DOUBLED_WITHIN = 1.0
+_BARE_HANDSHAKE = 2  # bytes; more can only be the application's
 
 
 @dataclass(eq=False)
@@ -43,6 +44,7 @@ class _Attempt:
     asking: Asking
     open: bool = False
     named: Optional[Address] = None
+    server_mark: bytes = b""
     handshake: Optional[ClientHandshake] = None
 
 
@@ -169,11 +171,12 @@ class ClientPath(Path):
                 )
             return
         first = not attempt.asking.named
-        if not first and punch.peer != attempt.named:
-            # One address an attempt, or a rendezvous that lies could name one after the other.
+        if not first and (punch.peer, punch.mark) != (attempt.named, attempt.server_mark):
+            # One server an attempt, or a rendezvous that lies could name one after the other.
             self._tools.counters["dropped: another address"] += 1
             return
         attempt.named = punch.peer
+        attempt.server_mark = punch.mark
         self.mapping.heard(punch.seen, punch.other_port)
         self._explanation.expect(now)
         if first:
@@ -207,8 +210,11 @@ class ClientPath(Path):
             self._tools.counters["dropped: stranger"] += 1
             return None
         message = self._decode(datagram) if len(datagram) <= puncher.PADDED else None
+        is_handshake = isinstance(message, puncher.Handshake)
+        if accepted and not (is_handshake and len(datagram) == _BARE_HANDSHAKE):
+            return Happening.PAYLOAD
         if not isinstance(message, puncher.Handshake):
-            return Happening.PAYLOAD if accepted else None
+            return None
         if accepted or attempt.handshake is None:
             return None
         return self._handshake(attempt, message, route, now)
@@ -217,7 +223,8 @@ class ClientPath(Path):
         self, attempt: _Attempt, message: puncher.Handshake, route: Route, now: float
     ) -> Optional[Happening]:
         assert attempt.handshake is not None
-        if message.mark:
+        if message.mark and not attempt.server_mark:
+            attempt.server_mark = message.mark
             self._begin_checks(attempt, message.mark, now)
         if message.step == 1:
             attempt.handshake.heard_first(now)

@@ -63,6 +63,11 @@ class Clients:
         exact = [client for client in named if client.path.named == source]
         return next(iter(exact or named), None)
 
+    def expected_at(self, source: Address) -> Optional[Client]:
+        """The client that was introduced there without a mark, and has yet to come."""
+        awaited = (client for client in self if client.path.named == source)
+        return next((client for client in awaited if client.path.expects_first()), None)
+
     def seeking(self) -> Optional[Client]:
         """The first client that has no path yet."""
         return next((client for client in self if client.path.state is not State.UP), None)
@@ -76,8 +81,9 @@ class Clients:
 
     def note_source(self, client: Client, source: Address) -> None:
         """The client sends from there. The source in use is the last to be forgotten."""
-        if source in client.sources:
+        if self.by_source.get(source) is client:
             return
+        self.release_source(source)
         client.sources.append(source)
         self.by_source[source] = client
         if len(client.sources) > _SOURCES:
@@ -88,7 +94,7 @@ class Clients:
             self._forget_source(client, stale)
 
     def release_source(self, source: Address) -> None:
-        """Another client sends from there now: the NAT has given the port to it."""
+        """Whoever sent from there does so no longer: the NAT has given the port to another."""
         client = self.by_source.pop(source, None)
         if client is not None:
             client.sources.remove(source)

@@ -75,9 +75,11 @@ class ServerPath(Path):
         opening = checks.attempt(self._attempt)
         found.begin(self._named_to, opening.opener_ttl, opening.server_hold, now)
 
-    def proved(self, route: Route) -> bool:
-        """Whether something of the client's that only it can send came along `route`."""
-        return self.checks is not None and self.checks.knows(route)
+    def proved(self, route: Route, contested: bool) -> bool:
+        """Whether the client sends along `route`; a captured check is no proof where others do."""
+        if self.checks is None:
+            return False
+        return self.checks.is_valid(route) if contested else self.checks.knows(route)
 
     def endpoints(self) -> Set[Endpoint]:
         """The sockets that this path needs."""
@@ -117,6 +119,10 @@ class ServerPath(Path):
         waits = self._handshake is not None and self.state is not State.UP
         return waits and named is not None and address.same_ip(named, source)
 
+    def expects_first(self) -> bool:
+        """Whether it still is the path that its only introduction began."""
+        return self._handshake is not None and self.state is State.SEEKING
+
     def _is_second(self, datagram: memoryview, now: float) -> bool:
         """Whether this is handshake 2 once more, of a client that has sent no payload yet.
 
@@ -138,7 +144,7 @@ class ServerPath(Path):
         if self.checks.is_valid(route):
             self.peer = self.checks.known(route)
         else:
-            self.checks.probe(route, now)
+            self.checks.pursue(route, now)
         return Happening.PAYLOAD
 
     def _checked(self, candidate: Candidate, now: float) -> Optional[Happening]:
@@ -175,7 +181,8 @@ class ServerPath(Path):
             return self._end()
         if self._handshake is not None and self._handshake.due(now):
             assert self._named_to is not None
-            self._say(1, self._named_to)
+            if self._tools.budget.take(now):
+                self._say(1, self._named_to)
         if self._stalls_at is not None and now >= self._stalls_at:
             self._stalls_at = None
             return Happening.STALLED

@@ -144,7 +144,7 @@ class Serve:
             self._from_stranger(datagram, route, now)
             return
         happening = client.path.receive(datagram, route, now)
-        if client.path.proved(route):
+        if client.path.proved(route, contested=source in self._clients.by_source):
             self._clients.note_source(client, source)
         if happening is Happening.PAYLOAD:
             client.path.consent.heard = client.path.consent.carried = now
@@ -191,16 +191,24 @@ class Serve:
             what = f"not punching {address.text(punch.peer)}: {refusal}"
             self._notices.say(now, logging.WARNING, "imprudent", what)
             return
-        client = self._clients.of_mark(punch.mark)
-        if client is None and not punch.mark:
-            former = self._clients.by_source.get(punch.peer)
-            if former is not None and former.path.pairing is None:
-                self._remove(former)  # an original that punches anew: another path
-        client = client or self._admit(now)
+        client = self._clients.of_mark(punch.mark) or self._newcomer(punch, now)
         if client is not None:
             client.path.introduced(punch, endpoint, now)
             self._clients.note_mark(client)
             self._timers.set(client.path, client.path.deadline())
+
+    def _newcomer(self, punch: puncher.Punch, now: float) -> Optional[Client]:
+        former = self._clients.by_source.get(punch.peer)
+        if punch.mark:
+            if former is not None:
+                self._clients.release_source(punch.peer)
+            return self._admit(now)
+        expected = self._clients.expected_at(punch.peer)
+        if expected is not None:
+            return expected  # the network has doubled the introduction
+        if former is not None and former.path.pairing is None:
+            self._remove(former)  # an original that punches anew: another path
+        return self._admit(now)
 
     def _admit(self, now: float) -> Optional[Client]:
         if len(self._clients) >= self._config.max_paths:
@@ -245,9 +253,11 @@ class Serve:
     def _say_up(self, client: Client, now: float) -> None:
         path = client.path
         kind = "direct path" if path.pairing else "direct path (not udppunch)"
+        local = path.peer.endpoint.local if path.peer is not None else None
         event(
             log, logging.INFO, "path-up", f"{kind} to client {_who(path)}", peer=_who(path),
             named=address.text(path.named) if path.named else "",
+            local=address.text(local) if local is not None else "",
             seconds=round(now - path.since, 4),
         )  # fmt: skip
 
