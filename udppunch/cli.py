@@ -150,10 +150,14 @@ def _options(text: str) -> List[Any]:
 
 
 def _too_many(text: str, name: str, words: Sequence[str]) -> bool:
-    """Whether one word less would have been right."""
-    for index in range(len(words)):
+    """Whether some words less would have been right."""
+    left = list(words)
+    for index in reversed(range(len(words))):
+        if left[index].startswith("-"):
+            continue
+        del left[index]
         try:
-            docopt.docopt(text, [name, *words[:index], *words[index + 1 :]], help=False)
+            docopt.docopt(text, [name, *left], help=False)
         except docopt.DocoptExit:
             continue
         return True

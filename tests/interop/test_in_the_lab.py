@@ -68,7 +68,7 @@ def test_applications_talk(
             assert answered_within(application, 20.0), f"{turn}\n{end}\n{front}"
             first = application.sent
             application.send(200, per_second=1000)
-            assert eventually(lambda: not missing_since(application, first), 10.0)
+            assert eventually(lambda: not missing_since(application, first), 10.0)  # noqa: B023
         for process in (turn, end, front):
             process.assert_alive_and_sane()
         assert not echo.foreign([application])

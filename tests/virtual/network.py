@@ -24,6 +24,8 @@ _CLASH_LASTS = 30.0
 # Linux calls a binding a stream, and keeps it for longer, once datagrams went both ways so long.
 _STREAM_AFTER = 2.0
 _SEGMENTS = 64
+# A role may want to be called again at once, for what it was told meanwhile; but not for ever.
+_EXPIRIES = 20
 
 
 @dataclass
@@ -194,7 +196,7 @@ class Network:
             for runner in list(self.runners):
                 deadline = runner.role.deadline()
                 if deadline is not None and deadline <= self.now:
-                    runner.call(runner.role.expire)
+                    runner.expire()
         return True
 
     def send(
@@ -302,6 +304,7 @@ class Runner:
         self.host = host
         self.network = host.network
         self._arrived: List[Tuple[Endpoint, Address, bytes]] = []
+        self._expired = (0.0, 0)
         self.outbox = Outbox(host)
         self.outbox.receive = self._received
         self.role = make(self.outbox, self.network.random.randbytes)
@@ -316,6 +319,12 @@ class Runner:
             requests, self.outbox.requests = self.outbox.requests, []
             for verb, subject in requests:
                 self._do(verb, subject)
+
+    def expire(self) -> None:
+        now = self.network.now
+        self._expired = (now, self._expired[1] + 1 if self._expired[0] == now else 0)
+        assert self._expired[1] < _EXPIRIES, "a deadline that comes again and again"
+        self.call(self.role.expire)
 
     def kill(self) -> None:
         """End the process without a word."""

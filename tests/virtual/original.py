@@ -116,7 +116,7 @@ class _Joined:
 
     def watch(self, forget: Callable[[], None]) -> None:
         def look() -> None:
-            if self._host.network.now - self.last >= SILENCE:
+            if self._host.network.now >= self.last + SILENCE:
                 self.over = True
                 forget()
             else:

@@ -250,7 +250,14 @@ class ClientPath(Path):
         return None
 
     def _answered(self, candidate: Candidate, now: float) -> Optional[Happening]:
-        return None if self.state is State.UP else self.nominate(candidate.route, now)
+        if self.state is not State.UP:
+            return self.nominate(candidate.route, now)
+        # The server's NAT has given it another port, and it let itself be heard from there.
+        assert self.checks is not None
+        self.peer = candidate.route
+        self.consent.heard = now
+        self.checks.settle()
+        return None
 
     # Time
 
@@ -289,10 +296,11 @@ class ClientPath(Path):
 
         With an end that is not ours it does when it sends again, and not before.
         """
-        unused = now - self.consent.carried
-        if len(self.waiting):
-            return unused < self._tools.idle
-        return self.pairing is not None and unused < self._tools.idle / 2
+        patience = self._tools.idle
+        if not len(self.waiting):
+            patience = patience / 2 if self.pairing is not None else 0.0
+        # As `expire` computes it, or rounding could have one path begin another for ever.
+        return now < self.consent.carried + patience
 
     def inherit(self, former: ClientPath) -> None:
         """Carry on for a path that was closed while it was wanted."""

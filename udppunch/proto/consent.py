@@ -13,6 +13,8 @@ from typing import Callable, Optional
 
 # While the application sends and hears nothing, ask after this long.
 ASK_AFTER = 2.0
+# While it only listens: a service that pushes may have paused, or have been cut off.
+_LISTEN_FOR = 4.0
 # Unanswered checks, one each gap, until the path is lost: 4 s in all. At 30 % loss on each
 # of two links three in four checks stay unanswered, and ten in a row still are rare.
 _CHECKS = 10
@@ -66,12 +68,15 @@ class Consent:
     def _verdict(self, now: float) -> Verdict:
         if now >= self.carried + self._idle:
             return Verdict.IDLE
-        waits = self.sent > self.heard
-        patience = min(ASK_AFTER, self._keepalive) if waits else self._keepalive
+        patience = self._keepalive
+        if self.sent > self.heard:
+            patience = min(ASK_AFTER, patience)
+        elif now - self.carried < self._keepalive:
+            patience = min(_LISTEN_FOR, patience)
         # As the deadline is computed, or rounding could make it come again and again.
         if now < self.heard + patience:
             self._asked = 0
-            in_use = not waits and now - self.sent < self._keepalive
+            in_use = self.heard >= self.sent and now - self.sent < self._keepalive
             self._look = now + ASK_AFTER if in_use else self.heard + patience
             return Verdict.FINE
         if self._asked and now < self._ask_at:

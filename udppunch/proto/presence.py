@@ -25,6 +25,7 @@ from udppunch.wire.malformed import Malformed
 log = logging.getLogger(__name__)
 
 _RENEWED_EACH = 0.5  # seconds between two fresh sockets
+_RELEASED_EACH = 1.0  # seconds between two looks which former ones are still in use
 # How often a second, and at once, the state of the registration is worth a line of the log.
 _LINES_RATE = 0.1
 _LINES_BURST = 10.0
@@ -53,6 +54,7 @@ class Presence:
         self._registering = False
         self._silence_said = False
         self._renewed_at = float("-inf")
+        self._next_release = float("-inf")
         self._renewal_wanted = False
         # Who forges the rendezvous's address could say one thing and then another for ever.
         self._lines = TokenBucket(_LINES_RATE, _LINES_BURST)
@@ -145,9 +147,12 @@ class Presence:
             self._former.remove(endpoint)
             self._outbox.close(endpoint)
 
-    @property
-    def has_former(self) -> bool:
-        return bool(self._former)
+    def releases(self, now: float) -> bool:
+        """Whether to look for former sockets to close; counts it as done."""
+        if not self._former or now < self._next_release:
+            return False
+        self._next_release = now + _RELEASED_EACH
+        return True
 
     def expire(self, now: float) -> None:
         """Send what is due, and see whether the rendezvous still answers."""

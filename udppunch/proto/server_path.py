@@ -148,11 +148,16 @@ class ServerPath(Path):
         return Happening.PAYLOAD
 
     def _checked(self, candidate: Candidate, now: float) -> Optional[Happening]:
-        if self.state is not State.UP:
-            return self.nominate(candidate.route, now)
-        if candidate.valid:
-            self.peer = candidate.route
-        return None
+        if self.state is State.UP:
+            if candidate.valid:
+                self.peer = candidate.route
+            return None
+        # A check may be a copy that someone sends from elsewhere: only where the client was
+        # introduced is that enough. Anywhere else it has to answer first.
+        source = candidate.route.destination
+        assert source is not None
+        named = self.named is not None and address.same_ip(self.named, source)
+        return self.nominate(candidate.route, now) if named or candidate.valid else None
 
     def _answered(self, candidate: Candidate, now: float) -> Optional[Happening]:
         if self.state is not State.UP:

@@ -280,7 +280,7 @@ class Serve:
             if client is not None:
                 self._after(client, path.expire(now), now)
         self._presence.expire(now)
-        if self._presence.has_former:
+        if self._presence.releases(now):
             self._presence.release(self._clients.endpoints())
 
     def deadline(self) -> Optional[float]:
