@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
-from tests.lab.whole_program import Punched, answered_within, eventually, missing_since
+from tests.lab.whole_program import Punched, all_answered, answered_within, eventually
 from udppunch.lab import Lab
 
 pytestmark = pytest.mark.usefixtures("lab_permitted")
@@ -36,7 +38,7 @@ def test_lossy_path_stays_up() -> None:
         assert answered_within(application, 20.0), punched.story()
         for _ in range(4):
             application.send(50, per_second=100)
-            eventually(lambda: False, 2.5)
+            time.sleep(2.5)
         assert not punched.client.count("path-lost") + punched.server.count("path-lost")
         punched.assert_clean(application)
 
@@ -49,10 +51,8 @@ def test_duplicates_and_reordering_are_harmless(sites: "tuple[str, str]") -> Non
     ):
         application = punched.application(sizes=(12, 64, 1400))
         for times in (1, 2, 3):
-            application.send(20)
-            assert eventually(lambda: not application.missing(), 20.0), punched.story()
-            application.send(300, per_second=500)
-            assert eventually(lambda: not application.missing(), 10.0), punched.story()
+            assert all_answered(application, 20), punched.story()
+            assert all_answered(application, 300, per_second=500), punched.story()
             punched.client.wait_event("path-closed", 15.0, count=times)
         # A close that comes twice, or late, closes nothing else.
         assert punched.client.count("path-up") == punched.server.count("path-up") == 3
@@ -68,6 +68,18 @@ def test_order_is_kept_where_the_network_keeps_it() -> None:
         application.send(200)  # most of them before the path is up
         assert application.wait_echoed(20.0), punched.story()
         application.send(2000, per_second=4000)
-        assert application.wait_echoed(10.0), len(missing_since(application, 0))
+        assert application.wait_echoed(10.0), len(application.missing())
         assert not application.out_of_order()
+        punched.assert_clean(application)
+
+
+def test_after_an_outage() -> None:
+    """Nothing at all passes for a while: all is back soon after the network is."""
+    with Lab("prc", "prc") as lab, Punched(lab) as punched:
+        application = punched.application()
+        assert answered_within(application, 20.0), punched.story()
+        lab.nat_a.lose(100)
+        assert not answered_within(application, 25.0)
+        lab.nat_a.lose(0)
+        assert answered_within(application, 15.0), punched.story()
         punched.assert_clean(application)

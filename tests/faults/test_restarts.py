@@ -8,7 +8,7 @@ import time
 import pytest
 
 from tests.faults.traffic import Traffic, both_ways
-from tests.lab.whole_program import Punched, answered_within, eventually, missing_since
+from tests.lab.whole_program import FRONT, SERVICE, Punched, all_answered, answered_within
 from tests.program import Program
 from tests.standin.application import Application, Echo
 from udppunch.lab import Lab
@@ -44,7 +44,7 @@ def test_client_started_before_rendezvous_and_server() -> None:
         punched = Punched(lab)
         with (
             punched.start_client() as client,
-            Echo(("127.0.0.1", 7000), open_socket=lab.a.socket) as echo,
+            Echo(SERVICE, open_socket=lab.a.socket) as echo,
         ):
             client.wait_event("listening")
             application = punched.application()
@@ -85,9 +85,7 @@ def test_another_server_for_an_idle_client() -> None:
         kill(punched.server)
         punched.server = punched.start_server()
         punched.client.wait_event("path-up", RECOVERS, count=2)
-        first = application.sent
-        application.send(5)
-        assert eventually(lambda: not missing_since(application, first), 5.0), punched.story()
+        assert all_answered(application, 5), punched.story()
         punched.assert_clean(application)
 
 
@@ -131,7 +129,7 @@ def test_application_comes_back() -> None:
         listener = lab.b.socket()
         listener.bind(("127.0.0.1", port))
         listener.settimeout(10.0)
-        listener.sendto(b"the same port", ("127.0.0.1", 7001))
+        listener.sendto(b"the same port", FRONT)
         assert listener.recv(100) == b"the same port", punched.story()
         assert punched.client.count("path-up") == 2
         punched.assert_sane()
@@ -145,7 +143,7 @@ def test_service_that_is_not_there_yet() -> None:
         application.send(40, per_second=20)
         assert "nothing listens" in punched.server.wait_event("refused")["message"]
         for _ in range(2):
-            with Echo(("127.0.0.1", 7000), open_socket=lab.a.socket) as echo:
+            with Echo(SERVICE, open_socket=lab.a.socket) as echo:
                 assert answered_within(application, 10.0), punched.story()
                 assert not echo.foreign([application])
             application.send(20, per_second=20)

@@ -5,8 +5,15 @@ from __future__ import annotations
 import threading
 from typing import List
 
-from tests.lab.whole_program import FRONT, SERVICE, Punched
-from tests.standin.application import Application, NumberedClient, Received, SocketAddress
+from tests.lab.whole_program import FRONT, Punched
+from tests.standin.application import (
+    Application,
+    NumberedClient,
+    OpenSocket,
+    Received,
+    SocketAddress,
+    udp_socket,
+)
 
 PER_SECOND = 50
 
@@ -46,8 +53,8 @@ class Traffic:
 class Source(NumberedClient):
     """A service that talks to the first who opens a path to it, and is not answered."""
 
-    def __init__(self, bind: SocketAddress, **keywords: object) -> None:
-        super().__init__(("0.0.0.0", 0), bind=bind, **keywords)  # type: ignore[arg-type]
+    def __init__(self, bind: SocketAddress, *, open_socket: OpenSocket = udp_socket) -> None:
+        super().__init__(("0.0.0.0", 0), bind=bind, open_socket=open_socket)
 
     def arrived(self, data: bytes, source: SocketAddress) -> None:
         self.destination = source
@@ -70,6 +77,3 @@ def to_client(punched: Punched) -> Traffic:
     listener.socket.sendto(b"open", FRONT)
     assert punched.echo.wait_received(1, 20.0), punched.story()
     return punched.enter(Traffic(punched.echo, listener))
-
-
-__all__ = ["SERVICE", "Source", "Traffic", "both_ways", "to_client", "to_service"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
-from typing import Any, Callable, Optional, Sequence
+from typing import Any, Callable, ContextManager, Optional, Sequence, TypeVar
 
 from tests import program
 from tests.program import Program, SocketAddress
@@ -19,6 +19,8 @@ from udppunch.lab import Host, Lab
 MEETING = ("203.0.113.10", 39737)
 SERVICE = ("127.0.0.1", 7000)
 FRONT = ("127.0.0.1", 7001)
+
+Entered = TypeVar("Entered")
 
 
 class Punched:
@@ -63,7 +65,7 @@ class Punched:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def enter(self, context: Any) -> Any:
+    def enter(self, context: ContextManager[Entered]) -> Entered:
         return self._stack.enter_context(context)
 
     def start_rendezvous(self) -> Program:
@@ -125,6 +127,15 @@ def answered_within(application: NumberedClient, seconds: float) -> bool:
         if eventually(lambda: not all_missing_since(application, first), 0.2):
             return True
     return False
+
+
+def all_answered(
+    application: NumberedClient, count: int, *, per_second: Optional[float] = None
+) -> bool:
+    """Whether each of the next `count` datagrams comes back, within 10 s."""
+    first = application.sent
+    application.send(count, per_second=per_second)
+    return eventually(lambda: not missing_since(application, first), 10.0)
 
 
 def all_missing_since(application: NumberedClient, first: int) -> bool:

@@ -148,7 +148,10 @@ class Overheard:
         self.check = self.path.pairing.encode(Control(Kind.CHECK, b"captured"))
 
     def tell_server(self, source: Address, data: bytes) -> None:
-        self.world.server.burst(self.to_server.endpoint, source, data, len(data))
+        """Several controls at once are a burst of them."""
+        whole = len(data) % CONTROL_LENGTH == 0 and len(data) > 0
+        segment = CONTROL_LENGTH if whole else len(data)
+        self.world.server.burst(self.to_server.endpoint, source, data, segment)
 
     def tell_client(self, data: bytes) -> None:
         peer = self.path.peer
@@ -168,6 +171,33 @@ def test_a_captured_check_steals_no_path() -> None:
     # It is answered and asked back as any candidate, and left when it does not answer.
     assert sent.octets[ATTACKER] <= 30 * CONTROL_LENGTH
     assert not world.foreign()
+
+
+def test_a_captured_check_takes_no_other_clients_place() -> None:
+    overheard = Overheard()
+    world = overheard.world
+    other = world.application()
+    other.send()
+    assert world.network.run(2.0, other.answered)
+    (client,) = [
+        client
+        for client in world.server.role._clients  # type: ignore[attr-defined]
+        if client is not overheard.client
+    ]
+    path = next(
+        path
+        for path in world.client.role._paths.values()  # type: ignore[attr-defined]
+        if path is not overheard.path
+    )
+    for count in range(2, 30):
+        # Beside a control of the other's own it is not just taken for the other's payload.
+        own = path.pairing.encode(Control(Kind.CHECK, count.to_bytes(8, "big")))
+        overheard.tell_server(client.path.peer.destination, own + overheard.check)
+        other.send()
+        world.network.run(0.1)
+        # Who can forge that address can have the server say anything there, but no more.
+        assert sum(data.startswith(other.name) for data in other.received) == count
+    assert len(world.echo.sources[other.name]) == 1
 
 
 def test_captured_checks_from_everywhere_do_not_push_the_client_out() -> None:

@@ -13,12 +13,15 @@ from typing import Callable, Optional
 
 # While the application sends and hears nothing, ask after this long.
 ASK_AFTER = 2.0
+# A path counts as in use for so long after its last payload.
+_IN_USE_FOR = 10.0
 # While it only listens: a service that pushes may have paused, or have been cut off.
 _LISTEN_FOR = 4.0
 # Unanswered checks, one each gap, until the path is lost: 4 s in all. At 30 % loss on each
 # of two links three in four checks stay unanswered, and ten in a row still are rare.
 _CHECKS = 10
 _GAP = 0.4
+_DOUBTED_AFTER = 3
 # p2p_udp_puncher forgets a path after this silence, and so must who talks to it.
 LEGACY_SILENCE = 5.0
 # It can't be asked whether it lives: when it used to answer and no longer does, punch anew.
@@ -61,6 +64,11 @@ class Consent:
         """The application sends again after a pause: silence is now to be noticed soon."""
         self._look = min(self._look, now + ASK_AFTER)
 
+    @property
+    def doubted(self) -> bool:
+        """Whether several checks went unanswered, one more than may be chance."""
+        return self._asked == _DOUBTED_AFTER
+
     def deadline(self) -> float:
         """When `verdict` is to be asked for next."""
         return self._look
@@ -71,12 +79,12 @@ class Consent:
         patience = self._keepalive
         if self.sent > self.heard:
             patience = min(ASK_AFTER, patience)
-        elif now - self.carried < self._keepalive:
+        elif now - self.carried < _IN_USE_FOR:
             patience = min(_LISTEN_FOR, patience)
         # As the deadline is computed, or rounding could make it come again and again.
         if now < self.heard + patience:
             self._asked = 0
-            in_use = self.heard >= self.sent and now - self.sent < self._keepalive
+            in_use = self.heard >= self.sent and now - self.sent < _IN_USE_FOR
             self._look = now + ASK_AFTER if in_use else self.heard + patience
             return Verdict.FINE
         if self._asked and now < self._ask_at:

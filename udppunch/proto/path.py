@@ -50,6 +50,7 @@ class Happening(enum.Enum):
     CLOSED = "closed"
     PAYLOAD = "payload"
     STALLED = "stalled"
+    DOUBTED = "doubted"
 
 
 @dataclass(frozen=True)
@@ -172,6 +173,8 @@ class Path:
         if verdict is Verdict.CHECK:
             assert self.checks is not None and self.peer is not None
             self.checks.probe(self.peer, now)
+            if isinstance(self.consent, Consent) and self.consent.doubted:
+                return Happening.DOUBTED
         elif verdict is Verdict.LOST:
             self.state = State.LOST
             return Happening.LOST

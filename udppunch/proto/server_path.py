@@ -59,8 +59,9 @@ class ServerPath(Path):
         self.named = punch.peer
         self._named_to = Route(endpoint, punch.peer)
         self._named_at = now
+        # Also while the path is up: a client that comes anew has lost it.
+        self._stalls_at = now + _STALLED_AFTER
         if self.state is not State.UP:
-            self._stalls_at = now + _STALLED_AFTER
             self._explanation.expect(now)
         if punch.mark:
             self._begin_checks(punch.mark, now)
@@ -166,6 +167,7 @@ class ServerPath(Path):
         self.peer = candidate.route
         self.consent.heard = now
         self.checks.settle()
+        self._stalls_at = None
         return None
 
     def nominate(self, route: Route, now: float) -> Happening:
@@ -180,28 +182,32 @@ class ServerPath(Path):
 
     def expire(self, now: float) -> Optional[Happening]:
         happening = self.watch(now)
-        if happening is not None or self.state in (State.UP, State.CLOSING):
+        if happening is not None or self.state is State.CLOSING:
             return happening
+        if self._stalls_at is not None and now >= self._stalls_at:
+            self._stalls_at = None
+            return Happening.STALLED
+        if self.state is State.UP:
+            return None
         if now >= self._gives_up_at():
             return self._end()
         if self._handshake is not None and self._handshake.due(now):
             assert self._named_to is not None
             if self._tools.budget.take(now):
                 self._say(1, self._named_to)
-        if self._stalls_at is not None and now >= self._stalls_at:
-            self._stalls_at = None
-            return Happening.STALLED
         self._explanation.expire(self._mapping, self.named, now)
         return None
 
     def deadline(self) -> Optional[float]:
         deadline = self.watch_deadline()
-        if self.state in (State.UP, State.CLOSING):
+        if self.state is State.CLOSING:
+            return deadline
+        deadline = earliest(deadline, self._stalls_at)
+        if self.state is State.UP:
             return deadline
         if self._handshake is not None:
             deadline = earliest(deadline, self._handshake.deadline())
-        own = earliest(self._explanation.deadline(), self._stalls_at, self._gives_up_at())
-        return earliest(deadline, own)
+        return earliest(deadline, self._explanation.deadline(), self._gives_up_at())
 
     def _gives_up_at(self) -> float:
         if self.state is State.LOST:

@@ -230,9 +230,11 @@ class Serve:
             self._say_up(client, now)
         elif happening is Happening.STALLED:
             self._presence.renew(now)
+        elif happening is Happening.DOUBTED:
+            # It may be this end that has another public address now.
+            self._presence.refresh(now)
         elif happening is Happening.LOST:
             event(log, logging.WARNING, "path-lost", f"client {_who(path)} is lost")
-            # It may be this end that has another public address now.
             self._presence.refresh(now)
         elif happening is Happening.CLOSED:
             event(log, logging.INFO, "path-closed", f"client {_who(path)} is gone")
