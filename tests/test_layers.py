@@ -1,7 +1,7 @@
 """The layers, held: an import may only go down, and the pure ones know no system.
 
 cli                           reads the command line
-proc      demo                joins a role to the loop
+proc      demo  check  stats  joins a role to the loop | what short commands do
 role      net      lab        what a datagram means | sockets and the clock | NATs to test in
 proto                         state machines
 wire                          bytes and values
@@ -36,9 +36,12 @@ MAY: Dict[str, Set[str]] = {
     "lab": GROUND,
     "logs": {"notices"},
     "usage": set(),
-    "proc": GROUND | {"config", "role", "net"},
+    "originals": {"errors"},
+    "proc": GROUND | {"config", "logs", "wire", "proto", "role", "net"},
     "demo": GROUND | {"lab"},
-    "cli": {"errors", "config", "logs", "usage", "proc", "demo"},
+    "check": GROUND | {"config", "wire", "net"},
+    "stats": GROUND | {"config"},
+    "cli": {"errors", "config", "logs", "usage", "originals", "proc", "demo", "check", "stats"},
     "__main__": {"cli"},
     "__init__": set(),
 }

@@ -5,15 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import traceback
-from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import docopt
 
-from udppunch import __version__, config, logs, usage
-from udppunch.config import Invalid
-from udppunch.errors import EX_OSERR, EX_SOFTWARE, EX_USAGE, CommandError, UsageError
+from udppunch import __version__, config, logs, originals, usage
+from udppunch.config import Invalid, ProcessConfig
+from udppunch.errors import EX_USAGE, UsageError, report
 
 log = logging.getLogger(__name__)
 
@@ -23,21 +21,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         return _command(arguments, os.environ)
-    except CommandError as error:
-        print(f"udppunch: {error}", file=sys.stderr)
-        return error.status
-    except BrokenPipeError:
-        return 0
-    except OSError as error:
-        print(f"udppunch: {error.strerror or error}", file=sys.stderr)
-        return EX_OSERR
     except Exception as error:
-        # Its text may quote what it was given, a key for one.
-        log.debug("internal error", exc_info=error)
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        kind = f"{type(error).__name__}, {Path(where.filename).name}:{where.lineno}"
-        print(f"udppunch: internal error ({kind}); please report it", file=sys.stderr)
-        return EX_SOFTWARE
+        return report(error)
 
 
 def _command(arguments: List[str], environment: Mapping[str, str]) -> int:
@@ -60,6 +45,8 @@ def _command(arguments: List[str], environment: Mapping[str, str]) -> int:
     if any(word in ("-h", "--help") for word in _before_dashes(rest)):
         print(usage.COMMANDS[name], end="")
         return 0
+    if name == "relay":
+        rest = originals.relay_words(rest)
     parsed = _parse(name, rest)
     if parsed is None:
         print(usage.COMMANDS[name], end="", file=sys.stderr)
@@ -75,36 +62,61 @@ def _run(name: str, parsed: Dict[str, Any], environment: Mapping[str, str]) -> i
         from udppunch import demo
 
         return demo.run(parsed, environment)
-    from udppunch.proc import worker
+    if name == "check":
+        from udppunch import check
 
-    settings = {key: parsed.pop(key) for key in config.PROCESS if key in parsed}
-    settings = {key: value for key, value in settings.items() if value not in (None, False)}
-    warnings: List[str] = []
-    if name == "run":
-        roles, of_file = config.load_file(parsed["file"], environment)
-        settings = {**of_file, **settings}
-        if config.is_exposed(parsed["file"], environment) and config.holds_key(parsed["file"]):
-            warnings.append(f"{parsed['file']} holds a key and others may read it: chmod 600")
-    else:
-        roles, warnings = _one_role(name, parsed, environment)
-    process = config.process_config(settings, environment)
+        return check.run("relay", parsed, environment)
+    if name == "stats":
+        from udppunch import stats
+
+        return stats.run(parsed, environment)
+    from udppunch.proc import daemon
+
+    roles, process = _configuration(name, parsed, environment)
     logs.set_up(process.log_level, process.log_json, environment)
-    for warning in warnings:
+    for warning in _warnings(name, parsed, environment):
         log.warning("%s", warning)
-    worker.run(roles, process, environment)
+    daemon.run(roles, process, environment, lambda: _reread(name, parsed, environment))
     return 0
 
 
-def _one_role(
-    name: str, parsed: Dict[str, Any], environment: Mapping[str, str]
-) -> Tuple[List[Tuple[str, Any]], List[str]]:
-    warnings = []
-    key_file = parsed.get("key-file")
+def _configuration(
+    name: str, parsed: Mapping[str, Any], environment: Mapping[str, str]
+) -> Tuple[List[Tuple[str, Any]], ProcessConfig]:
+    """The roles, each with its configuration, and the process's."""
+    raw = dict(parsed)
+    settings = {key: raw.pop(key) for key in config.PROCESS if key in raw}
+    settings = {key: value for key, value in settings.items() if value not in (None, False)}
+    if name == "run":
+        roles, of_file = config.load_file(raw["file"], environment)
+        settings = {**of_file, **settings}
+    else:
+        roles = [(name, config.role_config(name, raw, environment))]
+    return roles, config.process_config(settings, environment)
+
+
+def _reread(
+    name: str, parsed: Mapping[str, Any], environment: Mapping[str, str]
+) -> Tuple[List[Tuple[str, Any]], ProcessConfig]:
+    try:
+        return _configuration(name, parsed, environment)
+    except Invalid as error:
+        raise UsageError(str(error)) from None
+
+
+def _warnings(
+    name: str, parsed: Mapping[str, Any], environment: Mapping[str, str]
+) -> Iterator[str]:
+    if name == "run":
+        file = parsed["file"]
+        if config.is_exposed(file, environment) and config.holds_key(file):
+            yield f"{file} holds a key and others may read it: chmod 600"
     if parsed.get("key") is not None:
-        warnings.append("a key on the command line can be seen by others: better --key-file FILE")
-    if key_file is not None and config.is_exposed(key_file, environment):
-        warnings.append(f"key file {key_file} may be read by others: chmod 600")
-    return [(name, config.role_config(name, parsed, environment))], warnings
+        yield "a key on the command line can be seen by others: better --key-file FILE"
+    for kind in ("key", "secret"):
+        file = parsed.get(f"{kind}-file")
+        if file is not None and config.is_exposed(file, environment):
+            yield f"{kind} file {file} may be read by others: chmod 600"
 
 
 def _parse(name: str, words: List[str]) -> Optional[Dict[str, Any]]:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import sys
+import traceback
+from pathlib import PurePath
+
 EX_USAGE = 64
 EX_DATAERR = 65
 EX_NOINPUT = 66
@@ -35,3 +40,21 @@ class ConfigError(CommandError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, EX_CONFIG)
+
+
+def report(error: BaseException) -> int:
+    """Say on standard error what ended a process; the exit status. Never a traceback."""
+    if isinstance(error, CommandError):
+        print(f"udppunch: {error}", file=sys.stderr)
+        return error.status
+    if isinstance(error, BrokenPipeError):
+        return 0
+    if isinstance(error, OSError):
+        print(f"udppunch: {error.strerror or error}", file=sys.stderr)
+        return EX_OSERR
+    # Its text may quote what it was given, a key for one.
+    logging.getLogger(__name__).debug("internal error", exc_info=error)
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    kind = f"{type(error).__name__}, {PurePath(where.filename).name}:{where.lineno}"
+    print(f"udppunch: internal error ({kind}); please report it", file=sys.stderr)
+    return EX_SOFTWARE

@@ -65,8 +65,13 @@ def set_up(level: str, as_json: bool, environment: Mapping[str, str]) -> None:
         handler.setFormatter(_Journal() if _under_journal(environment) else _Terminal())
     logger = logging.getLogger("udppunch")
     logger.handlers[:] = [handler]
-    logger.setLevel(_LEVELS[level])
     logger.propagate = False
+    set_level(level)
+
+
+def set_level(level: str) -> None:
+    """The least level that is written from now on."""
+    logging.getLogger("udppunch").setLevel(_LEVELS[level])
 
 
 def _under_journal(environment: Mapping[str, str]) -> bool:

@@ -15,7 +15,10 @@ Commands:
   rendezvous  introduce clients and servers to each other; on a public host (alias: turn)
   serve       offer a UDP service behind a NAT to all who have the key (alias: server)
   connect     reach such a service through a local port (alias: client)
+  relay       carry datagrams between two peers that say the same id
   run         do one or several of these as a YAML file says
+  check       probe a service and say how it is; for cron and monitoring
+  stats       show what a running daemon does
   demo        show the whole thing on this machine
 
 `udppunch COMMAND --help` tells what a command takes, `man udppunch` the rest.
@@ -25,6 +28,8 @@ _PROCESS = """\
   --log-level LEVEL   trace, debug, info, warning or error; also UDPPUNCH_LOG [default: info]
   --log-json          log lines as JSON objects [default: off]
   --no-offload        do without UDP_GRO and UDP_SEGMENT [default: use them where they work]
+  --control SOCKET    answer udppunch stats there, or none [default: in /run/udppunch]
+  --metrics ADDRESS   serve metrics for Prometheus there, over HTTP [default: none]
   -h --help           print this
 """
 
@@ -73,6 +78,30 @@ KEY is what both sides share: better in a file, since others can see arguments.
 Options:
 {_PATHS}{_PROCESS}"""
 
+_RELAY = f"""\
+Carry datagrams, unchanged, between two peers that say the same 128-bit id (udp-relay's protocol).
+
+Usage:
+  udppunch relay [options] [LISTEN...]
+
+LISTEN is host:port, [v6]:port or :port; [::]:6060, for IPv4 too, if none is given.
+
+Options:
+  --secret-file FILE     what peers sign with, base64; also UDP_RELAY_SECRET_KEY [default: none]
+  --workers N            processes that forward [default: one a processor]
+  --idle TIME            close a channel that carried nothing for TIME [default: 30s]
+  --max-channels N       channels at once [default: 100000]
+  --half-open N          ids that wait for their second peer, at once [default: 8192]
+  --half-open-prefix N   of these from one /24 or /56 [default: 1024]
+  --handshake-rate N     handshakes a second from one /24 or /56 [default: 2000]
+  --rate N               datagrams a second of a channel, each way [default: none]
+  --bandwidth BITS       bits a second of a channel, each way: 500k, 10M, 1G [default: none]
+  --coalesce TIME        when many come, wait so long for more, at most 10ms [default: 0]
+  --recv-buffer BYTES    of each socket: 262144, 256K, 4M [default: 4M]
+  --send-buffer BYTES    the same, to send [default: 4M]
+  --drain-timeout TIME   how long SIGTERM lets channels go on [default: 10s]
+{_PROCESS}"""
+
 _RUN = f"""\
 Do what FILE says: one or several roles in one process, see udppunch.yaml(5).
 
@@ -107,6 +136,7 @@ COMMANDS: Dict[str, str] = {
     "rendezvous": _RENDEZVOUS,
     "serve": _SERVE,
     "connect": _CONNECT,
+    "relay": _RELAY,
     "run": _RUN,
     "demo": _DEMO,
 }

@@ -31,7 +31,7 @@ def clocked(make_bench: Callable[..., Bench]) -> Bench:
     bench.role.guard = lambda: None
     wake, awake = os.pipe()
     os.write(awake, b"x")
-    bench.loop.add_reader(wake, lambda: None)
+    bench.loop.watch(wake, lambda: None)
     return bench
 
 
@@ -172,10 +172,10 @@ def test_a_role_may_end_the_command(bench: Bench) -> None:
 def test_readers_are_called(bench: Bench) -> None:
     heard, end = os.pipe()
     called: List[bytes] = []
-    bench.loop.add_reader(heard, lambda: called.append(os.read(heard, 9)))
+    bench.loop.watch(heard, lambda: called.append(os.read(heard, 9)))
     os.write(end, b"SIG")
     bench.until(lambda: bool(called))
-    bench.loop.remove_reader(heard)
+    bench.loop.unwatch(heard)
     os.write(end, b"more")
     bench.turn()
     assert called == [b"SIG"]
@@ -196,7 +196,7 @@ def test_stopping_says_goodbye_and_closes(bench: Bench) -> None:
     polite = Polite(outbox)
     bench.loop.add(polite, outbox)
     wake, end = os.pipe()
-    bench.loop.add_reader(wake, bench.loop.stop)
+    bench.loop.watch(wake, bench.loop.stop)
     os.write(end, b"x")
     bench.loop.run()
     assert sink.recv(99) == b"goodbye"

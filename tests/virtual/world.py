@@ -7,7 +7,7 @@ from typing import Any, Dict, List, Optional, Set
 from tests.virtual.network import LOOPBACK, Host, Link, Nat, Network, Runner
 from udppunch import address
 from udppunch.address import Address
-from udppunch.config import ConnectConfig, RendezvousConfig, ServeConfig
+from udppunch.config.roles import ConnectConfig, RendezvousConfig, ServeConfig
 from udppunch.contract import Lookup
 from udppunch.role.connect import Connect
 from udppunch.role.rendezvous import Rendezvous

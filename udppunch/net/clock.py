@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 
 monotonic = time.monotonic
+sleep = time.sleep
 
 
 def boot_time() -> float:

@@ -35,6 +35,8 @@ class Receiver(Protocol):
 
     def full(self) -> bool: ...
 
+    def is_deep(self) -> bool: ...
+
     def rewind(self) -> None: ...
 
 
@@ -43,7 +45,9 @@ class Loop:
 
     `offload` permits UDP_GRO and UDP_SEGMENT; `batched` chooses the batch calls, by default
     where the platform has them. `open_socket` may hand out sockets that exist already, as
-    those a supervisor bound. A loop is made after the last fork: selectors do not survive it.
+    those a supervisor bound. `coalesce`, in seconds, lets datagrams wait so long for more of
+    their kind after a batch that was worth waiting for. `buffers` are the sockets', in bytes,
+    to receive and to send. A loop is made after the last fork: selectors do not survive it.
     """
 
     def __init__(
@@ -54,8 +58,12 @@ class Loop:
         batched: bool = mmsg.available(),
         open_socket: Callable[[Endpoint], socket.socket] = udp.open_socket,
         slots: int = 0,
+        coalesce: float = 0.0,
+        buffers: Tuple[int, int] = (udp.BUFFER, udp.BUFFER),
     ) -> None:
         self._clock = clock
+        self._coalesce = coalesce
+        self._buffers = buffers
         self._offload = offload and batched
         self._open_socket = open_socket
         self._troubles = Troubles(clock)
@@ -88,11 +96,18 @@ class Loop:
         outbox.role = role
         self._starting.append(outbox)
 
-    def add_reader(self, fileobj: Any, callback: Callable[[], None]) -> None:
-        """Calls back whenever `fileobj` is readable."""
-        self._selector.register(fileobj, selectors.EVENT_READ, callback)
+    def watch(self, fileobj: Any, callback: Callable[[], None], writable: bool = False) -> None:
+        """Calls back whenever `fileobj` is readable, or writable too if that is wanted.
 
-    def remove_reader(self, fileobj: Any) -> None:
+        Called again for the same file it changes what is watched for.
+        """
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if writable else 0)
+        if fileobj in self._selector.get_map():
+            self._selector.modify(fileobj, events, callback)
+        else:
+            self._selector.register(fileobj, events, callback)
+
+    def unwatch(self, fileobj: Any) -> None:
         self._selector.unregister(fileobj)
 
     def stop(self) -> None:
@@ -127,7 +142,10 @@ class Loop:
                 data()
         if self._due <= now:
             self._expire(now)
+        worth_waiting = self._coalesce and self._receiver.is_deep()
         self._settle(now)
+        if worth_waiting:
+            clocks.sleep(self._coalesce)
 
     def close(self) -> None:
         """Closes every socket and ends lookups, without a word to the roles."""
@@ -211,7 +229,7 @@ class Loop:
     def _open(self, outbox: LoopOutbox, endpoint: Endpoint, now: float) -> None:
         try:
             sock = self._open_socket(endpoint)
-            udp_socket = UdpSocket(endpoint, outbox.role, sock, self._offload)
+            udp_socket = UdpSocket(endpoint, outbox.role, sock, self._offload, self._buffers)
         except (OSError, ValueError) as error:
             failure = socketerrors.explain(endpoint, error)
             if endpoint.essential:
@@ -239,9 +257,7 @@ class Loop:
             return
         entry = outbox, resolution
         self._resolutions.append(entry)
-        self.add_reader(
-            resolution.pipe, lambda: self._answer(entry, resolution.answer, self._clock())
-        )
+        self.watch(resolution.pipe, lambda: self._answer(entry, resolution.answer, self._clock()))
 
     def _answer(
         self,

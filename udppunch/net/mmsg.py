@@ -21,7 +21,7 @@ from udppunch.errors import CommandError
 from udppunch.net import offload, sockaddr, socketerrors
 from udppunch.net.arena import Arena
 from udppunch.net.grouping import MOST_OCTETS, MOST_SEGMENTS, Group, Piece, group
-from udppunch.net.portable import Parcel, send_datagram, send_train
+from udppunch.net.portable import WORTH_WAITING, Parcel, send_datagram, send_train
 from udppunch.net.socketerrors import Action
 from udppunch.net.troubles import Troubles
 from udppunch.net.udp import Prepared, UdpSocket
@@ -136,6 +136,10 @@ class MmsgReceiver:
     def full(self) -> bool:
         # A quarter left still makes a batch worth its call.
         return self._next * 4 > self._arena.slots * 3
+
+    def is_deep(self) -> bool:
+        """Whether so much came that more is likely to come, but not more than fits."""
+        return WORTH_WAITING <= self._next and not self.full()
 
     def rewind(self) -> None:
         self._next = 0

@@ -51,9 +51,12 @@ def send_segmented(sock: socket.socket) -> bool:
     return LINUX and _accepts(sock, SOL_UDP, UDP_SEGMENT, 0)
 
 
-def large_buffers(sock: socket.socket, size: int) -> None:
-    """Asks for `size` bytes each way; over the administrator's limit only where allowed."""
-    for forced, option in ((SO_RCVBUFFORCE, socket.SO_RCVBUF), (SO_SNDBUFFORCE, socket.SO_SNDBUF)):
+def size_buffers(sock: socket.socket, receive: int, send: int) -> None:
+    """Asks for so many bytes each way; over the administrator's limit only where allowed."""
+    for forced, option, size in (
+        (SO_RCVBUFFORCE, socket.SO_RCVBUF, receive),
+        (SO_SNDBUFFORCE, socket.SO_SNDBUF, send),
+    ):
         if not (LINUX and _accepts(sock, socket.SOL_SOCKET, forced, size)):
             _accepts(sock, socket.SOL_SOCKET, option, size)
 

@@ -23,6 +23,7 @@ from udppunch.net.udp import Prepared, UdpSocket
 Parcel = Tuple[Route, Prepared, List[Piece]]
 
 _CONTROL = 128
+WORTH_WAITING = 4  # messages in a batch
 _MOST_NAMES = 1 << 14
 _TRIES = 3  # a socket may hold one waiting error; three tell a persistent one from it
 
@@ -37,6 +38,10 @@ class PortableReceiver:
 
     def full(self) -> bool:
         return self._next >= self._arena.slots
+
+    def is_deep(self) -> bool:
+        """Whether so much came that more is likely to come, but not more than fits."""
+        return WORTH_WAITING <= self._next and not self.full()
 
     def rewind(self) -> None:
         self._next = 0

@@ -10,7 +10,7 @@ from udppunch.contract import Endpoint, Role, Route
 from udppunch.net import offload, sockaddr
 from udppunch.net.arena import LARGEST_DATAGRAM
 
-_BUFFER = 4 << 20
+BUFFER = 4 << 20
 
 
 def open_socket(endpoint: Endpoint) -> socket.socket:
@@ -71,7 +71,12 @@ class UdpSocket:
     )  # fmt: skip
 
     def __init__(
-        self, endpoint: Endpoint, role: Role, sock: socket.socket, use_offload: bool
+        self,
+        endpoint: Endpoint,
+        role: Role,
+        sock: socket.socket,
+        use_offload: bool,
+        buffers: Tuple[int, int] = (BUFFER, BUFFER),
     ) -> None:
         self.endpoint = endpoint
         self.role = role
@@ -84,7 +89,7 @@ class UdpSocket:
         self.closing = False  # no more bursts; what waits still goes out
         self.closed = False
         sock.setblocking(False)
-        offload.large_buffers(sock, _BUFFER)
+        offload.size_buffers(sock, *buffers)
         offload.ignore_path_mtu(sock)
         self.coalesces = use_offload and offload.receive_coalesced(sock)
         self.segments = use_offload and offload.send_segmented(sock)

@@ -1,140 +1,139 @@
-"""One process that runs roles until it is told to stop."""
+"""The processes of a relay that has several workers: each worker, and their registrar."""
 
 from __future__ import annotations
 
 import logging
 import os
-import resource
 import signal
 import socket
 from collections import Counter
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from dataclasses import dataclass
+from typing import Callable, List, Sequence
 
-from udppunch.address import Address
-from udppunch.config import ProcessConfig
-from udppunch.contract import Burst, Endpoint, Lookup, Outbox, Role
+from udppunch import address
+from udppunch.config.roles import RelayConfig
 from udppunch.net.clock import boot_time
-from udppunch.net.loop import Loop
-from udppunch.notices import event
-from udppunch.proc.systemd import Notifier
-from udppunch.role.connect import Connect
-from udppunch.role.rendezvous import Rendezvous
-from udppunch.role.serve import Serve
+from udppunch.net.packets import Packets
+from udppunch.proc.board import Board, Process
+from udppunch.proc.registrar import RegistrarRole, limits_of
+from udppunch.proc.scene import BEAT_EACH, Scene, nothing
+from udppunch.proc.signals import act_on_signals
+from udppunch.proc.statistics import Statistics, describe_role
+from udppunch.proc.ticker import Ticker
+from udppunch.proto.registrar import Registrar
+from udppunch.role.relay import Relay
+from udppunch.wire import registrar as wire
+from udppunch.wire.malformed import Malformed
 
 log = logging.getLogger(__name__)
 
-_STATUS_EACH = 10.0
-_ROLES: Dict[str, Callable[[Any, Outbox, Callable[[int], bytes]], Role]] = {
-    "rendezvous": Rendezvous,
-    "serve": Serve,
-    "connect": Connect,
-}
+
+@dataclass(frozen=True)
+class Seat:
+    """A worker's place: whose relay it works for, its sockets, and its way to the registrar."""
+
+    group: int
+    index: int
+    sockets: Sequence[socket.socket]
+    registrar: socket.socket
 
 
-class Housekeeping:
-    """What the service manager hears, in the form of a role: the loop feeds the watchdog."""
+def run_worker(config: RelayConfig, seat: Seat, scene: Scene, board: Board, slot: int) -> None:
+    """One of several workers of a relay."""
+    loop = scene.loop([config], dict(zip(config.listen, seat.sockets)))
+    outbox = loop.outbox()
+    lost: "Counter[str]" = Counter()
+    relay: Relay
 
-    def __init__(self, roles: Sequence[Role], notifier: Notifier) -> None:
-        self.counters: "Counter[str]" = Counter()
-        self._roles = roles
-        self._notifier = notifier
-        self._ready = False
-        self._each = min(_STATUS_EACH, notifier.watchdog or _STATUS_EACH)
-        self._next: Optional[float] = None
+    def heard(packet: bytes) -> None:
+        now = boot_time()
+        for message in _decode(packet):
+            relay.told(message, now)
 
-    def start(self, now: float) -> None:
-        self._next = now
+    def ask(message: wire.Message, now: float) -> None:
+        if not packets.say(wire.encode(message)):
+            lost["dropped: registrar does not listen"] += 1
 
-    def expire(self, now: float) -> None:
-        # The first time, all sockets are open: what can't be opened has ended the process.
-        told = {"STATUS": "; ".join(role.status() for role in self._roles)}
-        if not self._ready:
-            told["READY"] = "1"
-            self._ready = True
-        if self._notifier.watchdog is not None:
-            told["WATCHDOG"] = "1"
-        self._notifier.tell(**told)
-        self._next = now + self._each
+    packets = Packets(loop, seat.registrar, heard)
+    relay = Relay(config, outbox, ask, seat.index, os.getpid())
+    loop.add(relay, outbox)
 
-    def deadline(self) -> Optional[float]:
-        return self._next
+    def beat(now: float) -> None:
+        board.beat(slot, "")
+        ask(wire.Counted(dict(relay.counters + loop.counters + lost)), now)
 
-    def stop(self, now: float) -> None:
-        self._notifier.tell(STOPPING="1")
+    def reload() -> None:
+        for new in scene.reread_relays()[seat.group - 1 : seat.group]:
+            relay.configure(new)
 
-    def status(self) -> str:
-        return ""
-
-    def opened(self, endpoint: Endpoint, now: float) -> None: ...
-
-    def failed(self, endpoint: Endpoint, reason: str, now: float) -> None: ...
-
-    def resolved(
-        self, lookup: Lookup, found: Sequence[Address], reason: str, now: float
-    ) -> None: ...
-
-    def refused(self, endpoint: Endpoint, now: float) -> None: ...
-
-    def receive(self, burst: Burst, now: float) -> None: ...
-
-
-class Signals:
-    """Handlers only note the signal; the loop is woken through a pair of sockets and acts."""
-
-    def __init__(self, loop: Loop) -> None:
-        self._loop = loop
-        self._noted: List[int] = []
-        self._reader, self._writer = socket.socketpair()
-        self._reader.setblocking(False)
-        self._writer.setblocking(False)
-        signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._note)
-        # SIGHUP of a closed terminal must not end a daemon without its goodbye.
-        signal.signal(signal.SIGHUP, self._note)
-        loop.add_reader(self._reader, self._act)
-
-    def _note(self, number: int, frame: object) -> None:
-        self._noted.append(number)
-
-    def _act(self) -> None:
-        try:
-            self._reader.recv(256)
-        except BlockingIOError:
-            pass
-        while self._noted:
-            name = signal.Signals(self._noted.pop(0)).name
-            event(log, logging.INFO, "stopping", f"{name}: stopping", signal=name)
-            self._loop.stop()
-
-
-def run(
-    roles: Sequence[Tuple[str, Any]], process: ProcessConfig, environment: Mapping[str, str]
-) -> None:
-    """Run roles, each with its configuration, until SIGTERM, SIGINT or SIGHUP.
-
-    Raises CommandError when an address can't be listened on or a name does not exist.
-    """
-    _raise_descriptor_limit()
-    loop = Loop(clock=boot_time, offload=process.offload)
-    running: List[Role] = []
-    Signals(loop)
-    for name, config in roles:
-        outbox = loop.outbox()
-        role = _ROLES[name](config, outbox, os.urandom)
-        running.append(role)
-        loop.add(role, outbox)
-    loop.add(Housekeeping(running, Notifier(environment)), loop.outbox())
+    loop.add(Ticker(BEAT_EACH, beat), loop.outbox())
+    # What asks for an end is the registrar's to hear; it comes to workers by the supervisor.
+    act_on_signals(loop, {signal.SIGTERM: nothing, signal.SIGINT: loop.stop, signal.SIGHUP: reload})
     loop.run()
-    counters = sum((role.counters for role in running), Counter(loop.counters))
-    counted = ", ".join(f"{name} {count}" for name, count in sorted(counters.items()))
-    event(log, logging.INFO, "stopped", f"stopped; {counted or 'nothing to count'}", **counters)
 
 
-def _raise_descriptor_limit() -> None:
-    """Each path is a socket or two, and the customary 1,024 descriptors are soon used up."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+def run_registrar(
+    config: RelayConfig,
+    group: int,
+    ends: Sequence[socket.socket],
+    scene: Scene,
+    board: Board,
+    slot: int,
+) -> None:
+    """The registrar of a relay's workers; that of the first relay also tells how all are."""
+    loop = scene.loop()
+    links: List[Packets] = []
+
+    def tell(worker: int, message: wire.Message, now: float) -> None:
+        links[worker].say(wire.encode(message))
+
+    again = board.processes()[board.names[slot]].restarts > 0
+    registrar = Registrar(limits_of(config), len(ends), tell, recall=again)
+    for worker, end in enumerate(ends):
+        links.append(Packets(loop, end, _hear(registrar, worker)))
+    desk = RegistrarRole(registrar, loop.stop)
+    loop.add(desk, loop.outbox())
+    beat = Ticker(BEAT_EACH, lambda now: board.beat(slot, f"relay: {desk.status()}"))
+    loop.add(beat, loop.outbox())
+
+    def reload() -> None:
+        for new in scene.reread_relays()[group - 1 : group]:
+            registrar.configure(limits_of(new))
+
+    def drain() -> None:
+        desk.drain(config.drain_timeout)
+
+    act_on_signals(loop, {signal.SIGTERM: drain, signal.SIGINT: loop.stop, signal.SIGHUP: reload})
+    if group == 1:
+        scene.tell(loop, _statistics(config, desk, scene, board))
+    loop.run()
+
+
+def _hear(registrar: Registrar, worker: int) -> Callable[[bytes], None]:
+    def heard(packet: bytes) -> None:
+        now = boot_time()
+        for message in _decode(packet):
+            registrar.hear(worker, message, now)
+
+    return heard
+
+
+def _statistics(config: RelayConfig, desk: RegistrarRole, scene: Scene, board: Board) -> Statistics:
+    registrar = desk.registrar
+    main = {"main": Process(scene.main_pid, 0)}
+    return Statistics(
+        scene.name,
+        scene.main_pid,
+        lambda: {**main, **board.processes()},
+        lambda: [describe_role("relay", desk, registrar.all_counters(), registrar.gauges())],
+        lambda: [address.text(listen) for listen in config.listen],
+        lambda most: registrar.busiest(most, boot_time()),
+    )
+
+
+def _decode(packet: bytes) -> List[wire.Message]:
     try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    except (OSError, ValueError):
-        pass
+        return list(wire.decode(packet))
+    except Malformed as error:
+        log.error("%s", error)  # its sender runs the same program: never seen
+        return []

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+_UNLIMITED = 1e18
+_AT_ONCE = 0.25  # seconds
+# One train that the kernel coalesced always fits.
+_LEAST_DATAGRAMS = 64.0
+_LEAST_OCTETS = 65_536.0
+
 
 class TokenBucket:
     """`burst` tokens at first and at most, `rate` more each second."""
@@ -53,3 +59,37 @@ class Limiter:
         else:
             self._buckets.move_to_end(party)
         return bucket.take(now)
+
+
+class Allowance:
+    """What a flow may carry: so many datagrams and so many octets a second, 0 for no limit.
+
+    A quarter of a second's worth may come at once. Time is looked at only when that is used up,
+    so that a datagram within the limits costs two subtractions.
+    """
+
+    __slots__ = ("_rates", "_bursts", "_datagrams", "_octets", "_at")
+
+    def __init__(self, datagrams: float, octets: float, now: float) -> None:
+        self._rates = (datagrams or _UNLIMITED, octets or _UNLIMITED)
+        self._bursts = (
+            max(self._rates[0] * _AT_ONCE, _LEAST_DATAGRAMS),
+            max(self._rates[1] * _AT_ONCE, _LEAST_OCTETS),
+        )
+        self._datagrams, self._octets = self._bursts
+        self._at = now
+
+    def spend(self, datagrams: int, octets: int, now: float) -> bool:
+        """Whether so much may pass now; if so, it is taken off."""
+        self._datagrams -= datagrams
+        self._octets -= octets
+        if self._datagrams >= 0.0 and self._octets >= 0.0:
+            return True
+        passed, self._at = max(0.0, now - self._at), max(now, self._at)
+        self._datagrams = min(self._bursts[0], self._datagrams + passed * self._rates[0])
+        self._octets = min(self._bursts[1], self._octets + passed * self._rates[1])
+        if self._datagrams >= 0.0 and self._octets >= 0.0:
+            return True
+        self._datagrams += datagrams
+        self._octets += octets
+        return False

@@ -13,7 +13,7 @@ from typing import Callable, Dict, List, Optional, Sequence
 
 from udppunch import address
 from udppunch.address import Address
-from udppunch.config import ConnectConfig
+from udppunch.config.roles import ConnectConfig
 from udppunch.contract import Burst, Endpoint, Lookup, Outbox, Route
 from udppunch.errors import EX_NOHOST, CommandError
 from udppunch.notices import Notices, event

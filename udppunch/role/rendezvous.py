@@ -13,7 +13,7 @@ from typing import Callable, List, Optional, Sequence
 
 from udppunch import address
 from udppunch.address import Address
-from udppunch.config import RendezvousConfig
+from udppunch.config.roles import RendezvousConfig
 from udppunch.contract import Burst, Endpoint, Lookup, Outbox, Route
 from udppunch.notices import TRACE, Notices, event
 from udppunch.proto.limiter import Limiter, TokenBucket

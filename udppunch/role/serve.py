@@ -15,7 +15,7 @@ from typing import Callable, Optional, Sequence
 
 from udppunch import address
 from udppunch.address import Address
-from udppunch.config import ServeConfig
+from udppunch.config.roles import ServeConfig
 from udppunch.contract import Burst, Endpoint, Lookup, Outbox, Route
 from udppunch.errors import EX_NOHOST, CommandError
 from udppunch.notices import TRACE, Notices, event

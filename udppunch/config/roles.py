@@ -1,0 +1,155 @@
+"""The roles' configurations, and the settings they come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Callable, Dict, Mapping, Optional, Tuple
+
+from udppunch.address import Address
+from udppunch.config import parse
+from udppunch.config.parse import RELAY_PORT, RENDEZVOUS_PORT, Invalid
+from udppunch.config.settings import Setting, parse_all
+from udppunch.contract import Lookup
+
+# Named as the original has it, so that an existing unit keeps its environment file.
+SECRET_VARIABLE = "UDP_RELAY_SECRET_KEY"
+
+
+@dataclass(frozen=True)
+class RendezvousConfig:
+    listen: Tuple[Address, ...]
+    max_keys: int
+    rate: float
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    forward: Lookup
+    rendezvous: Lookup
+    key: bytes = field(repr=False)
+    bind: Optional[Address]
+    keepalive: float
+    idle: float
+    max_paths: int
+
+
+@dataclass(frozen=True)
+class ConnectConfig:
+    listen: Tuple[Address, ...]
+    rendezvous: Lookup
+    key: bytes = field(repr=False)
+    keepalive: float
+    idle: float
+    max_paths: int
+
+
+@dataclass(frozen=True)
+class RelayConfig:
+    """`secret` empty: any handshake is taken. `workers`, `rate` and `bandwidth` 0: as many as
+    there are processors, and no limit. Times in seconds, `bandwidth` in bits a second."""
+
+    listen: Tuple[Address, ...]
+    secret: bytes = field(repr=False)
+    workers: int
+    idle: float
+    max_channels: int
+    half_open: int
+    half_open_prefix: int
+    handshake_rate: int
+    rate: int
+    bandwidth: float
+    coalesce: float
+    recv_buffer: int
+    send_buffer: int
+    drain_timeout: float
+
+
+_PATH_SETTINGS = {
+    "rendezvous": Setting(parse.parse_rendezvous),
+    "key": Setting(parse.parse_key, optional=True),
+    "key-file": Setting(parse.read_key_file, optional=True),
+    "keepalive": Setting(parse.parse_time, "15s"),
+    "idle": Setting(parse.parse_time, "5min"),
+    "max-paths": Setting(parse.parse_count, "1024"),
+}
+
+ROLES: Dict[str, Dict[str, Setting]] = {
+    "rendezvous": {
+        "listen": Setting(parse.parse_listen, f"0.0.0.0:{RENDEZVOUS_PORT}", plural=True),
+        "max-keys": Setting(parse.parse_count, "10000"),
+        "rate": Setting(parse.parse_count, "500"),
+    },
+    "serve": {
+        "forward": Setting(parse.parse_destination),
+        **_PATH_SETTINGS,
+        "bind": Setting(parse.parse_bind, optional=True),
+    },
+    "connect": {
+        "listen": Setting(parse.parse_listen, plural=True),
+        **_PATH_SETTINGS,
+    },
+    "relay": {
+        "listen": Setting(parse.parse_listen_dual_stack, f"[::]:{RELAY_PORT}", plural=True),
+        "secret-file": Setting(parse.read_secret_file, optional=True),
+        "workers": Setting(parse.parse_workers, optional=True),
+        "idle": Setting(parse.parse_time, "30s"),
+        "max-channels": Setting(parse.parse_count, "100000"),
+        "half-open": Setting(parse.parse_count, "8192"),
+        "half-open-prefix": Setting(parse.parse_count, "1024"),
+        "handshake-rate": Setting(parse.parse_count, "2000"),
+        "rate": Setting(parse.parse_optional_count, "none"),
+        "bandwidth": Setting(parse.parse_bandwidth, "none"),
+        "coalesce": Setting(parse.parse_pause, "0"),
+        "recv-buffer": Setting(parse.parse_buffer, "4M"),
+        "send-buffer": Setting(parse.parse_buffer, "4M"),
+        "drain-timeout": Setting(parse.parse_time, "10s"),
+    },
+}
+
+ALIASES = {"turn": "rendezvous", "server": "serve", "client": "connect"}
+
+
+_CONFIGS: Dict[str, Callable[..., Any]] = {
+    "rendezvous": RendezvousConfig,
+    "serve": ServeConfig,
+    "connect": ConnectConfig,
+    "relay": RelayConfig,
+}
+
+
+def role_config(role: str, raw: Mapping[str, Any], environment: Mapping[str, str]) -> Any:
+    """The role's configuration. Raises Invalid, which names the setting, and CommandError."""
+    values = parse_all(ROLES[role], raw)
+    if "key-file" in values:
+        _choose_key(values, environment)
+    if "secret-file" in values:
+        _choose_secret(values, environment)
+    values = {name.replace("-", "_"): value for name, value in values.items()}
+    return _CONFIGS[role](**values)
+
+
+def _choose_key(values: Dict[str, Any], environment: Mapping[str, str]) -> None:
+    from_file = values.pop("key-file")
+    if values["key"] is not None and from_file is not None:
+        raise Invalid("key and key-file are both given: keep one")
+    if from_file is not None:
+        values["key"] = from_file
+    if values["key"] is None and "UDPPUNCH_KEY" in environment:
+        try:
+            values["key"] = parse.parse_key(environment["UDPPUNCH_KEY"])
+        except Invalid as error:
+            raise Invalid(f"UDPPUNCH_KEY: {error}") from None
+    if values["key"] is None:
+        raise Invalid("key is missing: give KEY, --key-file FILE or UDPPUNCH_KEY")
+
+
+def _choose_secret(values: Dict[str, Any], environment: Mapping[str, str]) -> None:
+    secret = values.pop("secret-file")
+    if secret is None and environment.get(SECRET_VARIABLE):
+        try:
+            secret = parse.parse_secret(environment[SECRET_VARIABLE])
+        except Invalid as error:
+            raise Invalid(f"{SECRET_VARIABLE}: {error}") from None
+    values["secret"] = secret or b""
+    if values["workers"] is None:
+        values["workers"] = 0

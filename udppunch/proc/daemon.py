@@ -1,0 +1,108 @@
+"""A daemon: its roles in one process, or a relay's workers in several under a supervisor."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import resource
+import socket
+from typing import Callable, List, Mapping, Optional
+
+import psutil
+
+from udppunch import logs
+from udppunch.config.process import ProcessConfig
+from udppunch.config.roles import RelayConfig
+from udppunch.net import mmsg, reuseport
+from udppunch.net.packets import packet_pair
+from udppunch.proc import control, crew, metrics, worker
+from udppunch.proc.scene import Reread, Roles, Scene
+from udppunch.proc.supervisor import Child, Kind, Supervisor
+from udppunch.proc.systemd import Notifier
+
+log = logging.getLogger(__name__)
+
+
+def run(
+    roles: Roles, process: ProcessConfig, environment: Mapping[str, str], reread: Reread
+) -> None:
+    """Runs the roles, each with its configuration, until a signal ends them.
+
+    Raises CommandError when an address can't be listened on, a name does not exist, or a
+    process of the daemon can't be kept running.
+    """
+    _raise_descriptor_limit()
+    name = "-".join(dict.fromkeys(role for role, _ in roles))
+    with (
+        metrics.listen(process.metrics) as metrics_socket,
+        control.listen(process.control, name, environment) as control_socket,
+    ):
+        scene = Scene(
+            name, process, environment, reread, control_socket, metrics_socket, os.getpid()
+        )
+        relays = [config for role, config in roles if role == "relay"]
+        for config in relays:
+            if not config.secret:
+                log.warning("relay without a secret: anybody may be relayed (--secret-file)")
+        if any(_workers(config) > 1 for config in relays):
+            _supervise(roles, scene)
+        else:
+            crew.run_all(roles, scene)
+
+
+def _supervise(roles: Roles, scene: Scene) -> None:
+    children: List[Child] = []
+    drain = 0.0
+    others = [(role, config) for role, config in roles if role != "relay"]
+    if others:
+        run_others = functools.partial(crew.run_others, others, scene)
+        children.append(Child("others", Kind.LEADER, 0, run_others))
+    relays = [config for role, config in roles if role == "relay"]
+    for group, config in enumerate(relays, 1):
+        drain = max(drain, config.drain_timeout)
+        label = f"relay {group} " if len(relays) > 1 else ""
+        children += _relay_group(config, group, label, scene)
+    notifier = Notifier(scene.environment)
+    Supervisor(children, notifier, drain, lambda: _check(scene)).run()
+
+
+def _relay_group(config: RelayConfig, group: int, label: str, scene: Scene) -> List[Child]:
+    """The registrar of a relay and its workers."""
+    count = _workers(config)
+    sockets = reuseport.bind_groups(config.listen, count, "relay")
+    pairs = [packet_pair() for _ in range(count)]
+    ends = [pair[0] for pair in pairs]
+    registrar = functools.partial(worker.run_registrar, config, group, ends, scene)
+    children = [Child(f"{label}registrar", Kind.LEADER, group, registrar)]
+    for index in range(count):
+        own = [of_one[index] for of_one in sockets]
+        seat = worker.Seat(group, index, own, pairs[index][1])
+        run_worker = functools.partial(worker.run_worker, config, seat, scene)
+        children.append(Child(f"{label}worker {index + 1}", Kind.FOLLOWER, group, run_worker))
+    return children
+
+
+def _workers(config: RelayConfig) -> int:
+    """As many as asked for, or as there are processors that the process may use."""
+    if not mmsg.available() or not hasattr(socket, "SO_REUSEPORT"):
+        return 1
+    if config.workers:
+        return config.workers
+    affinity: Optional[Callable[[], List[int]]] = getattr(psutil.Process(), "cpu_affinity", None)
+    return len(affinity()) if affinity is not None else os.cpu_count() or 1
+
+
+def _check(scene: Scene) -> None:
+    """Before children are told to read it again: is it right? The log level is ours too."""
+    _, process = scene.reread()
+    logs.set_level(process.log_level)
+
+
+def _raise_descriptor_limit() -> None:
+    """Each path is a socket or two, and the customary 1,024 descriptors are soon used up."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError):
+        pass

@@ -1,0 +1,81 @@
+"""What the processes of a daemon are given when they begin, and what they all do with it."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from dataclasses import dataclass
+from typing import Any, Callable, List, Mapping, Optional, Sequence, Tuple
+
+from udppunch import logs
+from udppunch.address import Address
+from udppunch.config.process import ProcessConfig
+from udppunch.config.roles import RelayConfig
+from udppunch.contract import Endpoint
+from udppunch.errors import CommandError
+from udppunch.net import udp
+from udppunch.net.clock import boot_time
+from udppunch.net.loop import Loop
+from udppunch.proc import control, metrics
+from udppunch.proc.statistics import Statistics
+
+log = logging.getLogger(__name__)
+
+Roles = Sequence[Tuple[str, Any]]
+# Reads the files that the command line names once more. Raises CommandError.
+Reread = Callable[[], Tuple[Roles, ProcessConfig]]
+
+BEAT_EACH = 0.5  # seconds between two signs of life to the supervisor
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What all of them have in common; the two sockets listen, where they are wanted."""
+
+    name: str
+    process: ProcessConfig
+    environment: Mapping[str, str]
+    reread: Reread
+    control: Optional[socket.socket]
+    metrics: Optional[socket.socket]
+    main_pid: int
+
+    def loop(
+        self,
+        relays: Sequence[RelayConfig] = (),
+        sockets: Optional[Mapping[Address, socket.socket]] = None,
+    ) -> Loop:
+        """A loop for those relays, whose sockets are there already, or for other roles."""
+        given = sockets or {}
+
+        def open_socket(endpoint: Endpoint) -> socket.socket:
+            sock = given.get(endpoint.bind) if endpoint.label == "relay" else None
+            return udp.open_socket(endpoint) if sock is None else sock
+
+        coalesce = max((config.coalesce for config in relays), default=0.0)
+        buffers = (udp.BUFFER, udp.BUFFER)
+        if relays:
+            buffers = (relays[0].recv_buffer, relays[0].send_buffer)
+        offload = self.process.offload
+        return Loop(boot_time, offload, open_socket=open_socket, coalesce=coalesce, buffers=buffers)
+
+    def reread_relays(self) -> List[RelayConfig]:
+        """The relays' configurations as the files have them now; none if these are wrong."""
+        try:
+            roles, process = self.reread()
+        except CommandError as error:
+            log.error("reload: %s; all stays as it was", error)
+            return []
+        logs.set_level(process.log_level)
+        return [config for name, config in roles if name == "relay"]
+
+    def tell(self, loop: Loop, statistics: Statistics) -> None:
+        """Answers who asks by the control socket and for metrics."""
+        if self.control is not None:
+            control.serve(loop, self.control, statistics)
+        if self.metrics is not None:
+            metrics.serve(loop, self.metrics, statistics)
+
+
+def nothing() -> None:
+    """For signals that are another process's to act on."""

@@ -1,0 +1,48 @@
+"""Signals, acted on by the loop: a handler only notes that one came."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from typing import Callable, List, Mapping, Sequence
+
+from udppunch.net.loop import Loop
+
+
+class SignalQueue:
+    """Notes the signals of `numbers`; `reader` is readable when some wait in `noted`.
+
+    Made after the last fork: a child that kept its parent's would wake the parent.
+    """
+
+    def __init__(self, numbers: Sequence[int]) -> None:
+        self.noted: List[int] = []
+        self.reader, self._writer = socket.socketpair()
+        self.reader.setblocking(False)
+        self._writer.setblocking(False)
+        signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        for number in numbers:
+            signal.signal(number, self._note)
+
+    def take(self) -> List[int]:
+        """The signals that came since the last time, in order."""
+        try:
+            self.reader.recv(4096)
+        except BlockingIOError:
+            pass
+        taken, self.noted = self.noted, []
+        return taken
+
+    def _note(self, number: int, frame: object) -> None:
+        self.noted.append(number)
+
+
+def act_on_signals(loop: Loop, actions: Mapping[int, Callable[[], None]]) -> None:
+    """Calls an action at the loop's next turn whenever its signal came."""
+    queue = SignalQueue(list(actions))
+
+    def act() -> None:
+        for number in queue.take():
+            actions[number]()
+
+    loop.watch(queue.reader, act)

@@ -1,0 +1,288 @@
+"""The supervisor: starts the processes of a daemon, replaces those that die, stops them all.
+
+It keeps every socket open that a child works with, so that a successor finds in it what the
+kernel queued meanwhile, and reads no byte that came from the network. Signal handlers only note
+the signal. A child that can't even start is tried again ever later, and in the end not at all.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import logging
+import os
+import select
+import signal
+import sys
+import time
+from typing import Callable, Optional, Sequence
+
+from udppunch.errors import EX_SOFTWARE, CommandError, report
+from udppunch.notices import event
+from udppunch.proc.board import Board
+from udppunch.proc.signals import SignalQueue
+from udppunch.proc.systemd import Notifier
+
+log = logging.getLogger(__name__)
+
+_TICK = 0.25
+_HUNG_TICKS = 20  # without a sign of life: 5 s, in which the supervisor itself ran
+_STARTED = 2.0  # who lives as long has started
+_MOST_TRIES = 5
+_FIRST_PAUSE = 0.1
+_GRACE = 2.0
+_STATUS_EACH = 10.0
+_ENDED = -1  # the group of those whose leader has come to its end
+_PR_SET_PDEATHSIG = 1
+_SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD]
+
+
+class Kind(enum.Enum):
+    """How a child takes part in stopping: a leader ends by itself, then the others are ended."""
+
+    LEADER = "leader"
+    FOLLOWER = "follower"
+
+
+class Child:
+    """`run` is called in the child, with the board and its slot of it, and ends with it."""
+
+    def __init__(
+        self, name: str, kind: Kind, group: int, run: Callable[[Board, int], None]
+    ) -> None:
+        self.name = name
+        self.kind = kind
+        self.group = group
+        self.run = run
+        self.pid = 0
+        self.restarts = 0
+        self.tries = 0  # in a row that ended before they had started
+        self.begun = 0.0
+        self.again_at: Optional[float] = None
+        self.beats = 0
+        self.silent_ticks = 0
+
+
+class Supervisor:
+    """Runs children until SIGTERM or SIGINT; `reread` raises CommandError, and nothing happens.
+
+    SIGTERM asks the leaders to come to an end, which they have `drain` seconds for. A second
+    one, and SIGINT, end all at once.
+    """
+
+    def __init__(
+        self,
+        children: Sequence[Child],
+        notifier: Notifier,
+        drain: float,
+        reread: Callable[[], None],
+    ) -> None:
+        self._children = list(children)
+        self._board = Board([child.name for child in self._children])
+        self._notifier = notifier
+        self._drain = drain
+        self._reread = reread
+        self._pid = os.getpid()
+        self._signals = SignalQueue(_SIGNALS)
+        self._ready = False
+        self._draining = False
+        self._stopping = False
+        self._told_at = 0.0
+        self._kill_at: Optional[float] = None
+        self._failure: Optional[CommandError] = None
+
+    def run(self) -> None:
+        """Raises CommandError when a child can't be kept running."""
+        for child in self._children:
+            self._start(child)
+        while any(child.pid or child.again_at is not None for child in self._children):
+            select.select([self._signals.reader], [], [], _TICK)
+            for number in self._signals.take():
+                self._act(number)
+            self._reap()
+            self._look_after()
+        self._notifier.tell(STOPPING="1")
+        if self._failure is not None:
+            raise self._failure
+
+    def _start(self, child: Child) -> None:
+        slot = self._children.index(child)
+        self._board.clear(slot)
+        child.begun = time.monotonic()
+        child.again_at = None
+        child.beats = child.silent_ticks = 0
+        sys.stdout.flush()
+        sys.stderr.flush()
+        child.pid = os.fork()
+        if not child.pid:
+            self._become(child, slot)
+        self._board.enter(slot, child.pid, child.restarts)
+
+    def _become(self, child: Child, slot: int) -> None:
+        """The new process; it never returns to where the supervisor was."""
+        status = EX_SOFTWARE
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            # Its socket is all that a worker leaves; a leader has something to clear away.
+            end_with_parent(
+                self._pid, signal.SIGINT if child.kind is Kind.LEADER else signal.SIGKILL
+            )
+            self._board.enter(slot, os.getpid(), child.restarts)
+            child.run(self._board, slot)
+            status = 0
+        except BaseException as error:
+            status = report(error)
+        finally:
+            sys.stderr.flush()
+            os._exit(status)
+
+    def _act(self, number: int) -> None:
+        if number == signal.SIGHUP:
+            self._reload()
+        elif number == signal.SIGTERM and not self._draining:
+            self._begin_drain()
+        elif number in (signal.SIGTERM, signal.SIGINT):
+            event(log, logging.INFO, "stopping", f"{signal.Signals(number).name}: stopping")
+            self._stop()
+
+    def _reload(self) -> None:
+        try:
+            self._reread()
+        except CommandError as error:
+            log.error("reload: %s; all stays as it was", error)
+            return
+        event(log, logging.INFO, "reloaded", "SIGHUP: secret, limits and log level read again")
+        for child in self._children:
+            self._send(child, signal.SIGHUP)
+
+    def _begin_drain(self) -> None:
+        self._draining = True
+        self._kill_at = time.monotonic() + self._drain + _GRACE
+        self._notifier.tell(STOPPING="1", STATUS="draining")
+        for child in self._children:
+            child.again_at = None
+            if child.kind is Kind.LEADER:
+                self._send(child, signal.SIGTERM)
+
+    def _stop(self) -> None:
+        """Ends all children, those that don't heed it after a while by force."""
+        self._draining = self._stopping = True
+        self._kill_at = time.monotonic() + _GRACE
+        for child in self._children:
+            child.again_at = None
+            self._send(child, signal.SIGINT)
+
+    def _reap(self) -> None:
+        for child in self._children:
+            if not child.pid:
+                continue
+            pid, status = os.waitpid(child.pid, os.WNOHANG)
+            if not pid:
+                continue
+            child.pid = 0
+            if self._draining and child.kind is Kind.LEADER:
+                self._end_group(child.group)
+            elif not self._stopping and child.group != _ENDED:
+                self._bury(child, status)
+
+    def _end_group(self, group: int) -> None:
+        """Its leader has come to its end, and so do the others."""
+        for child in self._children:
+            if child.group == group:
+                child.group = _ENDED
+                child.again_at = None
+                self._send(child, signal.SIGINT)
+
+    def _bury(self, child: Child, status: int) -> None:
+        """It was not to end: tries again, soon if it had been running."""
+        how = _how_it_ended(status)
+        now = time.monotonic()
+        if now - child.begun >= _STARTED:
+            child.tries = 0
+        child.tries += 1
+        child.restarts += 1
+        if child.tries >= _MOST_TRIES:
+            text = f"{child.name} {how} {child.tries} times in a row while it started: giving up"
+            self._failure = CommandError(text, EX_SOFTWARE)
+            self._stop()
+            return
+        pause = 0.0 if child.tries == 1 else _FIRST_PAUSE * 2 ** (child.tries - 2)
+        when = f"again in {pause:g} s" if pause else "started again"
+        text = f"{child.name} {how}: {when}"
+        event(log, logging.WARNING, "restart", text, process=child.name, restarts=child.restarts)
+        if pause:
+            child.again_at = now + pause
+        else:
+            self._start(child)
+
+    def _look_after(self) -> None:
+        now = time.monotonic()
+        alive = True
+        for slot, child in enumerate(self._children):
+            if child.again_at is not None and now >= child.again_at:
+                self._start(child)
+            alive &= self._watch(slot, child)
+        if self._kill_at is not None and now >= self._kill_at:
+            self._stopping = True
+            for child in self._children:
+                self._send(child, signal.SIGKILL)
+        if alive and not self._draining:
+            self._notify()
+
+    def _watch(self, slot: int, child: Child) -> bool:
+        """Whether the child has shown life; one that shows none for long is ended.
+
+        Counted in turns of the supervisor and not in time: after a stop of the whole machine
+        nobody is late.
+        """
+        if not child.pid:
+            return False
+        beats = self._board.beats(slot)
+        if beats != child.beats:
+            child.beats = beats
+            child.silent_ticks = 0
+            return True
+        child.silent_ticks += 1
+        if child.silent_ticks == _HUNG_TICKS:
+            log.warning("%s shows no sign of life: ending it", child.name)
+            self._send(child, signal.SIGKILL)
+        return beats > 0
+
+    def _notify(self) -> None:
+        now = time.monotonic()
+        if self._ready and now < self._told_at + (self._notifier.watchdog or _STATUS_EACH):
+            return
+        self._told_at = now
+        status = [self._board.status(slot) for slot in range(len(self._children))]
+        told = {"STATUS": "; ".join(text for text in status if text)}
+        if not self._ready:
+            self._ready = True
+            told["READY"] = "1"
+        if self._notifier.watchdog is not None:
+            told["WATCHDOG"] = "1"
+        self._notifier.tell(**told)
+
+    def _send(self, child: Child, number: int) -> None:
+        if child.pid:
+            os.kill(child.pid, number)
+
+
+def end_with_parent(parent: int, number: int) -> None:
+    """Makes the kernel send the signal when the parent is gone, as it may be already."""
+    try:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
+    except AttributeError:
+        pass  # Linux has it; elsewhere a killed supervisor leaves its children behind
+    if os.getppid() != parent:
+        os._exit(0)
+
+
+def _how_it_ended(status: int) -> str:
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        try:
+            return f"was killed by {signal.Signals(number).name}"
+        except ValueError:
+            return f"was killed by signal {number}"
+    return f"ended with status {os.WEXITSTATUS(status)}"

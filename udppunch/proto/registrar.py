@@ -1,0 +1,196 @@
+"""The registrar of a relay: hears of handshakes from the workers, tells them which flows to carry.
+
+It is a process of its own where there are several workers, since the two peers of a channel may
+be heard by two of them; where there is one it is an object beside it. Workers do without it for
+as long as no channel is to be opened or closed: one that begins anew asks them what they hold.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+from udppunch import address
+from udppunch.notices import Notices, event
+from udppunch.proto.pairing import Channel, Limits, Outcome, Pairing
+from udppunch.wire.registrar import (
+    Activity,
+    Complete,
+    Counted,
+    Handshake,
+    Held,
+    Holding,
+    Join,
+    Message,
+    Part,
+    Ready,
+    Recall,
+)
+
+log = logging.getLogger(__name__)
+
+_SWEEP = 1.0
+# A worker that has not told what it holds by then has been killed, and holds nothing.
+_RECALL_LASTS = 0.5
+_MOST_POSTPONED = 4096
+# What is refused for want of room, and the setting that gives more.
+_ROOM = {
+    Outcome.FULL: "all channels are in use: raise --max-channels",
+    Outcome.PREFIX_FULL: "one network opens too many channels at once (--half-open-prefix)",
+}
+
+
+class Registrar:
+    """`tell` gets a message to a worker. With `recall` the workers are asked first."""
+
+    def __init__(
+        self,
+        limits: Limits,
+        workers: int,
+        tell: Callable[[int, Message, float], None],
+        recall: bool = False,
+    ) -> None:
+        self.counters: "Counter[str]" = Counter()
+        self._counted: Dict[int, Counter[str]] = {}  # by the workers there are
+        self._former: "Counter[str]" = Counter()  # by those that were there before them
+        self.pids: Dict[int, int] = {}
+        self._pairing = Pairing(limits)
+        self._workers = range(workers)
+        self._tell = tell
+        self._notices = Notices(log)
+        self._recalled = set(self._workers) if recall else set()
+        self._postponed: List[Tuple[int, Message]] = []
+        self._next = 0.0
+
+    def start(self, now: float) -> None:
+        self._next = now + (_RECALL_LASTS if self._recalled else _SWEEP)
+        for worker in self._recalled:
+            self._tell(worker, Recall(), now)
+
+    def hear(self, worker: int, message: Message, now: float) -> None:
+        """A worker said something."""
+        if isinstance(message, Activity):
+            for entry in message.entries:
+                self._pairing.touch(*entry, now)
+        elif isinstance(message, Counted):
+            self._counted[worker] = Counter(message.counters)
+        elif isinstance(message, Holding):
+            if not self._pairing.restore(*message, now):
+                self._tell(worker, Part(message.flow.channel, message.flow.source.address), now)
+        elif isinstance(message, Held):
+            self.pids[worker] = message.pid
+            self._recalled.discard(worker)
+            if not self._recalled:
+                self._resume(now)
+        elif self._recalled:
+            if len(self._postponed) < _MOST_POSTPONED:
+                self._postponed.append((worker, message))
+        elif isinstance(message, Handshake):
+            self._pair(worker, message, now)
+        elif isinstance(message, Ready):
+            self._welcome(worker, message, now)
+
+    def expire(self, now: float) -> None:
+        self._next = now + _SWEEP
+        if self._recalled:
+            self._recalled.clear()
+            self._resume(now)
+        for channel in self._pairing.expire(now):
+            self._ended(channel, "idle", now)
+
+    def deadline(self) -> Optional[float]:
+        return self._next
+
+    def configure(self, limits: Limits) -> None:
+        """New limits; what exists beyond them is left to end by itself."""
+        self._pairing.limits = limits
+
+    def drain(self) -> None:
+        """Takes no new channels from now on."""
+        self._pairing.draining = True
+
+    @property
+    def drained(self) -> bool:
+        return self._pairing.draining and not self._recalled and not len(self._pairing)
+
+    def all_counters(self) -> "Counter[str]":
+        """Its own and those of all workers, past ones included."""
+        return sum(self._counted.values(), self.counters + self._former)
+
+    def gauges(self) -> Dict[str, int]:
+        return {"channels": len(self._pairing), "half-open": self._pairing.half_open}
+
+    def status(self) -> str:
+        return f"{len(self._pairing)} channels, {self._pairing.half_open} half-open"
+
+    def busiest(self, most: int, now: float) -> List[Dict[str, Any]]:
+        """The channels that carried most, for people; without their guids, which are secrets."""
+        channels = sorted(self._pairing, key=lambda c: sum(c.octets), reverse=True)[:most]
+        return [
+            {
+                "peers": [address.text(peer.address) for peer in channel.peers],
+                "age": round(now - channel.opened, 1),
+                "idle": round(max(0.0, now - channel.active), 1),
+                "datagrams": list(channel.datagrams),
+                "octets": list(channel.octets),
+            }
+            for channel in channels
+        ]
+
+    def _pair(self, worker: int, message: Handshake, now: float) -> None:
+        answer = self._pairing.handshake(message.guid, message.peer, now)
+        self.counters[f"handshakes: {answer.outcome.value}"] += 1
+        self.counters["half-open evicted"] = self._pairing.evicted
+        if answer.outcome in _ROOM:
+            self._notices.say(now, logging.WARNING, "full", _ROOM[answer.outcome])
+        for left in answer.ended:
+            self._ended(left, "left for another", now)
+        channel = answer.channel
+        if channel is None:
+            return
+        if answer.moved is not None:
+            self._tell(answer.moved.worker, Part(channel.number, answer.moved.address), now)
+        joined = answer.outcome is Outcome.JOINED
+        if joined:
+            self._opened(channel)
+        # A repeat means that the worker lacks the flow: the peer came by another way before.
+        for side, peer in enumerate(channel.peers):
+            completes = joined and peer.address == message.peer.address
+            datagram = message.datagram if completes else b""
+            self._tell(peer.worker, self._flow(channel, side, datagram), now)
+
+    def _welcome(self, worker: int, message: Ready, now: float) -> None:
+        self.pids[worker] = message.pid
+        self._former.update(self._counted.pop(worker, {}))
+        for channel in self._pairing:
+            for side, peer in enumerate(channel.peers):
+                if peer.worker == worker:
+                    self._tell(worker, self._flow(channel, side), now)
+        self._tell(worker, Complete(), now)
+
+    def _flow(self, channel: Channel, side: int, datagram: bytes = b"") -> Join:
+        return Join(channel.flow(side), channel.datagrams[side], channel.octets[side], datagram)
+
+    def _resume(self, now: float) -> None:
+        """The channels are known again: sees to what came meanwhile."""
+        if len(self._pairing):
+            count = len(self._pairing)
+            event(log, logging.INFO, "recalled", f"{count} channels recalled from the workers")
+        postponed, self._postponed = self._postponed, []
+        for worker, message in postponed:
+            self.hear(worker, message, now)
+
+    def _opened(self, channel: Channel) -> None:
+        self.counters["channels opened"] += 1
+        if log.isEnabledFor(logging.DEBUG):
+            first, second = (address.text(peer.address) for peer in channel.peers)
+            event(log, logging.DEBUG, "joined", f"channel {channel.number}: {first} and {second}")
+
+    def _ended(self, channel: Channel, why: str, now: float) -> None:
+        self.counters["channels closed"] += 1
+        for peer in channel.peers:
+            self._tell(peer.worker, Part(channel.number, peer.address), now)
+        if log.isEnabledFor(logging.DEBUG):
+            sentence = f"channel {channel.number} ended ({why}) after {now - channel.opened:.0f} s"
+            event(log, logging.DEBUG, "ended", sentence)

@@ -1,0 +1,268 @@
+"""The relay: carries datagrams between two peers that said the same guid, both ways, unchanged.
+
+This is the part that a worker does: it knows the flows whose datagrams come to it and forwards
+them, and asks the registrar about handshakes. A handshake is proved, where there is a secret,
+only if it would change anything: a pair's own repeats are datagrams like all others.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from typing import Callable, Dict, List, Optional, Sequence
+
+from udppunch import address
+from udppunch.address import Address
+from udppunch.config.roles import RelayConfig
+from udppunch.contract import Burst, Endpoint, Lookup, Outbox, Route
+from udppunch.notices import TRACE, Notices, event
+from udppunch.proto.limiter import Allowance, Limiter
+from udppunch.wire import registrar, relay
+from udppunch.wire.registrar import Activity, Handshake, Held, Holding, Peer, Totals
+
+log = logging.getLogger(__name__)
+
+# Services that answer anything: none of them is ever a peer (Loop DoS, CVE-2024-2169).
+_NEVER_PEERS = frozenset({0, 7, 13, 17, 19, 53, 69, 123})
+_FIRST_BYTE = relay.MAGIC[0]
+_REPORT = 1.0
+_REPORTED_AT_ONCE = 2000
+
+
+class _Flow:
+    """From one peer, by `route` to the other."""
+
+    __slots__ = ("told", "route", "allowance", "reported", "counted_octets")
+
+    def __init__(self, told: registrar.Flow, route: Route) -> None:
+        self.told = told
+        self.route = route
+        self.allowance: Optional[Allowance] = None
+        self.reported = route.datagrams
+        self.counted_octets = route.octets
+
+
+class Relay:
+    """`ask` is how the registrar is told things; it answers by calls of `told`."""
+
+    def __init__(
+        self,
+        config: RelayConfig,
+        outbox: Outbox,
+        ask: Callable[[registrar.Message, float], None],
+        worker: int = 0,
+        pid: int = 0,
+    ) -> None:
+        self.counters: "Counter[str]" = Counter()
+        self._outbox = outbox
+        self._ask = ask
+        self._worker = worker
+        self._pid = pid
+        self._flows: Dict[Address, _Flow] = {}
+        self._notices = Notices(log)
+        self._endpoints = [
+            Endpoint("relay", listen, asked_address=True, essential=True, owner=index)
+            for index, listen in enumerate(config.listen)
+        ]
+        self._own: List[Address] = []
+        self._listening = False
+        self._unreported: List[_Flow] = []
+        self._next_report: Optional[float] = None
+        self.configure(config)
+
+    def configure(self, config: RelayConfig) -> None:
+        """The secret and the limits, at first or anew; flows keep the limits they came with."""
+        self._secret = config.secret
+        self._limiter = Limiter(config.handshake_rate, 2 * config.handshake_rate)
+        self._datagram_rate, self._octet_rate = config.rate, config.bandwidth / 8
+
+    def start(self, now: float) -> None:
+        self._next_report = now + _REPORT
+        self._ask(registrar.Ready(self._pid), now)
+
+    def told(self, message: registrar.Message, now: float) -> None:
+        """The registrar said something."""
+        if isinstance(message, registrar.Join):
+            self._join(message, now)
+        elif isinstance(message, registrar.Part):
+            flow = self._flows.get(message.source)
+            if flow is not None and flow.told.channel == message.channel:
+                self._count(flow)
+                del self._flows[message.source]
+        elif isinstance(message, registrar.Complete):
+            if not self._listening:
+                self._listening = True
+                for endpoint in self._endpoints:
+                    self._outbox.open(endpoint)
+        elif isinstance(message, registrar.Recall):
+            for flow in self._flows.values():
+                route = flow.route
+                self._ask(Holding(flow.told, route.datagrams, route.octets), now)
+            self._ask(Held(self._pid), now)
+
+    def opened(self, endpoint: Endpoint, now: float) -> None:
+        assert endpoint.local is not None
+        self._own.append(endpoint.local)
+        where = address.text(endpoint.local)
+        if self._worker == 0:
+            event(log, logging.INFO, "listening", f"relay listens on {where}", address=where)
+
+    def failed(self, endpoint: Endpoint, reason: str, now: float) -> None:
+        """All its endpoints are essential."""
+
+    def resolved(self, lookup: Lookup, found: Sequence[Address], reason: str, now: float) -> None:
+        """It asks for no names."""
+
+    def refused(self, endpoint: Endpoint, now: float) -> None:
+        """Its endpoints are not connected."""
+
+    def receive(self, burst: Burst, now: float) -> None:
+        flow = self._flows.get(burst.source)
+        view, segment = burst.view, burst.segment
+        octets = len(view)
+        if flow is None:
+            self._stranger(burst, now)
+            return
+        if octets <= segment:
+            datagrams = 1
+            if octets and view[0] == _FIRST_BYTE and self._may_leave(flow, view):
+                self._in_turn(burst, now)
+                return
+        else:
+            datagrams = -(-octets // segment)
+            if _FIRST_BYTE in view[::segment].tobytes() and self._any_may_leave(flow, burst):
+                self._in_turn(burst, now)
+                return
+        if flow.allowance is None or flow.allowance.spend(datagrams, octets, now):
+            self._outbox.forward(flow.route, burst)
+        else:
+            self._drop("channel over its rate", datagrams, burst.source, now)
+
+    def expire(self, now: float) -> None:
+        """Reports what was carried: some flows at a time, all of them once a second or so."""
+        if not self._unreported:
+            self._unreported = list(self._flows.values())
+        some = self._unreported[-_REPORTED_AT_ONCE:]
+        del self._unreported[-_REPORTED_AT_ONCE:]
+        entries = []
+        for flow in some:
+            told, route = flow.told, flow.route
+            if route.datagrams != flow.reported:
+                entries.append(Totals(told.channel, told.side, route.datagrams, route.octets))
+                self._count(flow)
+        for at in range(0, len(entries), registrar.MOST_ENTRIES):
+            self._ask(Activity(entries[at : at + registrar.MOST_ENTRIES]), now)
+        slices = -(-len(self._flows) // _REPORTED_AT_ONCE) or 1
+        self._next_report = now + _REPORT / slices
+
+    def deadline(self) -> Optional[float]:
+        return self._next_report
+
+    def stop(self, now: float) -> None:
+        """There is no word for it on this wire: peers notice by the silence."""
+        for flow in self._flows.values():
+            self._count(flow)
+
+    def status(self) -> str:
+        return f"worker {self._worker + 1}: {len(self._flows)} flows"
+
+    def gauges(self) -> Dict[str, int]:
+        return {"flows": len(self._flows)}
+
+    def _join(self, message: registrar.Join, now: float) -> None:
+        told = message.flow
+        if told.destination.listener >= len(self._endpoints):
+            return  # a registrar of other listening addresses
+        known = self._flows.get(told.source.address)
+        if known is not None:
+            self._count(known)
+        endpoint = self._endpoints[told.destination.listener]
+        route = Route(endpoint, told.destination.address, told.destination.local)
+        route.datagrams, route.octets = message.datagrams, message.octets
+        if known is not None and known.told.channel == told.channel:
+            route.datagrams, route.octets = known.route.datagrams, known.route.octets
+        flow = self._flows[told.source.address] = _Flow(told, route)
+        if self._datagram_rate or self._octet_rate:
+            flow.allowance = Allowance(self._datagram_rate, self._octet_rate, now)
+        if message.datagram:
+            self._outbox.send(route, message.datagram)
+
+    def _may_leave(self, flow: _Flow, datagram: memoryview) -> bool:
+        """Whether it may be a handshake for another channel than the flow's."""
+        return datagram[:4] == relay.MAGIC and relay.guid_of(datagram) not in (
+            b"",
+            flow.told.guid,
+        )
+
+    def _any_may_leave(self, flow: _Flow, burst: Burst) -> bool:
+        return any(self._may_leave(flow, datagram) for datagram in burst.datagrams())
+
+    def _in_turn(self, burst: Burst, now: float) -> None:
+        """A burst of a known peer that may move to another channel in its midst."""
+        for datagram in burst.datagrams():
+            before = self._flows.get(burst.source)
+            if before is None or self._may_leave(before, datagram):
+                self._handshake(burst, datagram, before, now)
+            flow = self._flows.get(burst.source)
+            # A handshake that moved the peer was sent along with the answer.
+            if flow is not None and flow is before:
+                if flow.allowance is None or flow.allowance.spend(1, len(datagram), now):
+                    self._outbox.send(flow.route, bytes(datagram))
+                else:
+                    self._drop("channel over its rate", 1, burst.source, now)
+
+    def _stranger(self, burst: Burst, now: float) -> None:
+        first_bytes = burst.view[:: burst.segment].tobytes() if burst.segment else b""
+        if _FIRST_BYTE not in first_bytes:
+            self._drop("unknown source", len(first_bytes) or 1, burst.source, now)
+        elif len(first_bytes) == 1:
+            self._handshake(burst, burst.view, None, now)
+        else:
+            self._in_turn(burst, now)
+
+    def _handshake(
+        self, burst: Burst, datagram: memoryview, flow: Optional[_Flow], now: float
+    ) -> None:
+        """Asks the registrar, if it is one, and all is well: length, source, rate, mac."""
+        guid = relay.guid_of(datagram)
+        source = burst.source
+        if not guid:
+            self._drop("unknown source", 1, source, now)
+            return
+        if address.port(source) in _NEVER_PEERS or self._is_own(source, burst.local):
+            self._drop("source never a peer", 1, source, now)
+            return
+        # A peer has a share of its own, which a flood from next door does not use up.
+        party = bytes(source) if flow is not None else address.prefix(source)
+        if not self._limiter.allows(party, now):
+            self._drop("handshakes over their rate", 1, source, now)
+            return
+        if self._secret and not relay.is_signed(datagram, self._secret):
+            self.counters["handshakes: wrong mac"] += 1
+            self._drop("wrong mac", 1, source, now)
+            return
+        listener: int = burst.endpoint.owner
+        peer = Peer(source, self._worker, listener, burst.local)
+        carried = bytes(datagram) if len(datagram) <= registrar.MOST_CARRIED else b""
+        self._ask(Handshake(guid, peer, carried), now)
+
+    def _is_own(self, source: Address, asked: bytes) -> bool:
+        """Whether it would be a peer of itself, to which each datagram came back for ever."""
+        for own in self._own:
+            if source[-2:] == own[-2:]:
+                if source == own or source[:-2] == asked or address.ip(source).is_loopback:
+                    return True
+        return False
+
+    def _count(self, flow: _Flow) -> None:
+        """Adds what the flow carried since the last time to the counters."""
+        route = flow.route
+        self.counters["datagrams"] += route.datagrams - flow.reported
+        self.counters["octets"] += route.octets - flow.counted_octets
+        flow.reported, flow.counted_octets = route.datagrams, route.octets
+
+    def _drop(self, reason: str, datagrams: int, source: Address, now: float) -> None:
+        self.counters[f"dropped: {reason}"] += datagrams
+        if log.isEnabledFor(TRACE):
+            about = f"dropped a datagram of {address.text(source)}: {reason}"
+            self._notices.say(now, TRACE, "dropped", about, about=reason)
