@@ -7,6 +7,7 @@ with a virtual clock.
 
     Endpoint   a UDP socket
     Burst      what one receive brought: one or several datagrams of one source
+    Batch      many bursts at once, in columns
     Route      from which endpoint to which destination
     Lookup     a name to be resolved
 """
@@ -14,9 +15,11 @@ with a virtual clock.
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any, Optional, Protocol, Sequence
+from typing import Any, Callable, List, Optional, Protocol, Sequence, Tuple
 
 from udppunch.address import Address
+
+Piece = Tuple[int, int, int]  # position in the loop's memory, length, segment
 
 
 class Endpoint:
@@ -80,12 +83,29 @@ class Burst:
         return [view[start : start + segment] for start in range(0, len(view), segment)]
 
 
+class Batch:
+    """What a batch of receives brought through `endpoint`, for a role that passes most of it on.
+
+    Four columns with an entry for each burst: its source, the piece of memory it is in
+    (position, length, segment), and its first byte (any, if it is empty). `singly` gives one of
+    them to `Role.receive`, for whatever is not passed on as it is.
+    """
+
+    __slots__ = ("endpoint", "sources", "pieces", "firsts", "singly")
+
+    endpoint: Endpoint
+    sources: List[Address]
+    pieces: List[Piece]
+    firsts: List[int]
+    singly: Callable[[int], None]
+
+
 class Route:
     """Where datagrams go: from `endpoint` to `destination` (None: its connected remote).
 
     `source`, an IP address of 4 or 16 bytes, chooses the local address they leave from.
-    Roles keep the routes they use often. `pending` and `prepared` are the outbox's own;
-    `datagrams` and `octets` count what was accepted for sending.
+    Roles keep the routes they use often. `pending` are the pieces to be sent, None if there are
+    none; `prepared` is the outbox's own. `datagrams` and `octets` count what was accepted.
     """
 
     __slots__ = ("endpoint", "destination", "source", "pending", "prepared", "datagrams", "octets")
@@ -96,7 +116,7 @@ class Route:
         self.endpoint = endpoint
         self.destination = destination
         self.source = source
-        self.pending: Any = None
+        self.pending: Optional[List[Piece]] = None
         self.prepared: Any = None
         self.datagrams = 0
         self.octets = 0
@@ -132,6 +152,9 @@ class Outbox(Protocol):
     def forward(self, route: Route, burst: Burst) -> None:
         """Send all datagrams of the burst in hand, in order, without copying them."""
 
+    def begin(self, route: Route) -> List[Piece]:
+        """`route.pending`, which was None: for a batch's pieces to be added to."""
+
     def send(self, route: Route, data: bytes, ttl: int = 0) -> None:
         """Send one datagram (copied); `ttl`, if not 0, limits its hops (IPv4, 1 to 255)."""
 
@@ -157,7 +180,9 @@ class Role(Protocol):
     def refused(self, endpoint: Endpoint, now: float) -> None:
         """An ICMP error came for a connected endpoint: a hint that nobody listens there."""
 
-    def receive(self, burst: Burst, now: float) -> None: ...
+    def receive(self, burst: Burst, now: float) -> None:
+        """Datagrams came. A role with a method `receive_batch(batch, now)` too may be given
+        many bursts at once."""
 
     def expire(self, now: float) -> None:
         """Called when `deadline()` has come; does what is due."""

@@ -7,9 +7,9 @@ gathers them by an I/O vector. A shorter one closes the group, or else datagrams
 
 from __future__ import annotations
 
-from typing import List, NamedTuple, Sequence, Tuple
+from typing import List, NamedTuple, Sequence
 
-Piece = Tuple[int, int, int]  # position, length, segment
+from udppunch.contract import Piece
 
 # 64 is what every kernel with UDP_SEGMENT takes (128 only newer ones); an IP packet of 65,535
 # bytes less the longest headers is the other bound.
@@ -28,8 +28,10 @@ class Group(NamedTuple):
 
 def group(pieces: Sequence[Piece], largest: int) -> List[Group]:
     """Lays pieces, in order, into messages; datagrams longer than `largest` go alone."""
-    groups: List[Group] = []
     largest = min(largest, MOST_OCTETS // 2)  # beyond it no two fit one message
+    groups = _alike(pieces, largest)
+    if groups:
+        return groups
     size = count = octets = limit = 0  # of the open group; count == limit: none is open
     spans: List[int] = []
     for position, length, segment in pieces:
@@ -68,6 +70,27 @@ def group(pieces: Sequence[Piece], largest: int) -> List[Group]:
         count = length // size if length % size == 0 else limit
     if spans:
         groups.append(Group(size, -(-octets // size), octets, spans))
+    return groups
+
+
+def _alike(pieces: Sequence[Piece], largest: int) -> List[Group]:
+    """Datagrams of one size, none of which came in a train: what one flow mostly has.
+
+    Nothing if they are not so.
+    """
+    groups: List[Group] = []
+    _, size, segment = pieces[0]
+    if len(pieces) == 1 or not 0 < size == segment <= largest:
+        return groups
+    positions, lengths, segments = zip(*pieces)
+    if not lengths.count(size) == segments.count(size) == len(pieces):
+        return groups
+    most = min(MOST_SEGMENTS, MOST_OCTETS // size)
+    for start in range(0, len(pieces), most):
+        some = positions[start : start + most]
+        spans = [size] * (2 * len(some))
+        spans[::2] = some
+        groups.append(Group(size, len(some), size * len(some), spans))
     return groups
 
 

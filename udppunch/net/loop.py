@@ -16,6 +16,8 @@ from udppunch.contract import Endpoint, Lookup, Role
 from udppunch.net import clock as clocks
 from udppunch.net import mmsg, portable, resolve, socketerrors, udp
 from udppunch.net.arena import Arena
+from udppunch.net.mmsg_receiver import MmsgReceiver
+from udppunch.net.mmsg_sender import MmsgSender
 from udppunch.net.outbox import Dispatch, LoopOutbox, Sender
 from udppunch.net.resolve import Answer, Resolution
 from udppunch.net.troubles import Troubles
@@ -73,8 +75,8 @@ class Loop:
         sender: Sender
         if batched:
             arena.origin = mmsg.address_of(arena.memory)
-            self._receiver = mmsg.MmsgReceiver(arena, self._troubles)
-            sender = mmsg.MmsgSender(arena, self._troubles)
+            self._receiver = MmsgReceiver(arena, self._troubles)
+            sender = MmsgSender(arena, self._troubles)
         else:
             self._receiver = portable.PortableReceiver(arena, self._troubles)
             sender = portable.PortableSender(arena, self._troubles)

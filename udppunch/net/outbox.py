@@ -9,10 +9,9 @@ from __future__ import annotations
 import socket
 from typing import Any, Dict, List, NamedTuple, Optional, Protocol, Sequence
 
-from udppunch.contract import Burst, Endpoint, Lookup, Role, Route
+from udppunch.contract import Burst, Endpoint, Lookup, Piece, Role, Route
 from udppunch.net import socketerrors
 from udppunch.net.arena import LARGEST_DATAGRAM, Arena
-from udppunch.net.grouping import Piece
 from udppunch.net.portable import Parcel, send_datagram
 from udppunch.net.troubles import Troubles
 from udppunch.net.udp import Prepared, UdpSocket
@@ -53,12 +52,15 @@ class Dispatch:
         """Sends all that waits. Whatever the kernel says to it, this returns."""
         if not self.waiting:
             return
-        if len(self.waiting) == 1 and len(self.waiting[0].pending) == 1:
-            self._flush_lone(self.waiting.pop())
-            return
+        if len(self.waiting) == 1:
+            (route,) = self.waiting
+            if route.pending is not None and len(route.pending) == 1:
+                self.waiting.clear()
+                self._flush_lone(route, route.pending[0])
+                return
         parcels: Dict[UdpSocket, List[Parcel]] = {}
         for route in self.waiting:
-            pieces, route.pending = route.pending, None
+            pieces, route.pending = route.pending or [], None
             prepared = self.prepare(route)
             if prepared is None:
                 self._troubles.unsendable(pieces)
@@ -69,9 +71,9 @@ class Dispatch:
             self._sender.send(udp, of_one)
         self._arena.clear_scratch()
 
-    def _flush_lone(self, route: Route) -> None:
+    def _flush_lone(self, route: Route, piece: Piece) -> None:
         """The short way, for one piece at a time."""
-        (piece,), route.pending = route.pending, None
+        route.pending = None
         prepared = self.prepare(route)
         if prepared is None:
             self._troubles.unsendable([piece])
@@ -148,11 +150,16 @@ class LoopOutbox:
 
     def forward(self, route: Route, burst: Burst) -> None:
         piece = (burst.position, len(burst.view), burst.segment)
-        if route.pending is None:
-            route.pending = [piece]
-            self._waiting.append(route)
-        else:
-            route.pending.append(piece)
+        pending = route.pending
+        if pending is None:
+            pending = self.begin(route)
+        pending.append(piece)
+
+    def begin(self, route: Route) -> List[Piece]:
+        pending: List[Piece] = []
+        route.pending = pending
+        self._waiting.append(route)
+        return pending
 
     def send(self, route: Route, data: bytes, ttl: int = 0) -> None:
         length = len(data)
@@ -164,8 +171,7 @@ class LoopOutbox:
             return
         # First the copy, for making room may flush what waits.
         piece = (self._dispatch.keep(data), length, length)
-        if route.pending is None:
-            route.pending = [piece]
-            self._waiting.append(route)
-        else:
-            route.pending.append(piece)
+        pending = route.pending
+        if pending is None:
+            pending = self.begin(route)
+        pending.append(piece)

@@ -10,11 +10,10 @@ import socket
 from typing import Any, Dict, List, Sequence, Tuple
 
 from udppunch.address import Address
-from udppunch.contract import Burst, Route
+from udppunch.contract import Burst, Piece, Route
 from udppunch.errors import CommandError
 from udppunch.net import offload, sockaddr, socketerrors
 from udppunch.net.arena import Arena
-from udppunch.net.grouping import Piece
 from udppunch.net.socketerrors import Action
 from udppunch.net.troubles import Troubles
 from udppunch.net.udp import Prepared, UdpSocket

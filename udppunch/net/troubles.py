@@ -10,8 +10,8 @@ import collections
 import logging
 from typing import Callable, Counter, Dict, Iterable, List, Tuple
 
+from udppunch.contract import Piece
 from udppunch.net import socketerrors
-from udppunch.net.grouping import Piece
 from udppunch.net.socketerrors import Action
 from udppunch.net.udp import UdpSocket
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import socket
-from typing import Optional, Tuple
+from typing import Callable, Optional, Tuple
 
 from udppunch.address import is_wildcard
-from udppunch.contract import Endpoint, Role, Route
+from udppunch.contract import Batch, Endpoint, Role, Route
 from udppunch.net import offload, sockaddr
 from udppunch.net.arena import LARGEST_DATAGRAM
 
@@ -67,7 +67,7 @@ class UdpSocket:
 
     __slots__ = (
         "endpoint", "role", "sock", "descriptor", "family", "connected", "closing",
-        "closed", "segments", "coalesces", "name_size",
+        "closed", "segments", "coalesces", "name_size", "receive_batch",
     )  # fmt: skip
 
     def __init__(
@@ -80,6 +80,9 @@ class UdpSocket:
     ) -> None:
         self.endpoint = endpoint
         self.role = role
+        self.receive_batch: Optional[Callable[[Batch, float], None]] = getattr(
+            role, "receive_batch", None
+        )
         self.sock = sock
         self.descriptor = sock.fileno()
         self.family = socket.AddressFamily(sock.family)

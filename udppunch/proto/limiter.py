@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Tuple
 
 _UNLIMITED = 1e18
 _AT_ONCE = 0.25  # seconds
@@ -62,34 +63,27 @@ class Limiter:
 
 
 class Allowance:
-    """What a flow may carry: so many datagrams and so many octets a second, 0 for no limit.
+    """How a flow's allowance grows: so many datagrams and octets a second, 0 for no limit.
 
-    A quarter of a second's worth may come at once. Time is looked at only when that is used up,
-    so that a datagram within the limits costs two subtractions.
+    What is left of it is the flow's to keep, so that a datagram within the limits costs two
+    subtractions; `refill` is for when either is used up. `bursts` is the most there may be: a
+    quarter of a second's worth, and one train that the kernel coalesced in any case.
     """
 
-    __slots__ = ("_rates", "_bursts", "_datagrams", "_octets", "_at")
+    __slots__ = ("bursts", "_rates", "_at")
 
     def __init__(self, datagrams: float, octets: float, now: float) -> None:
         self._rates = (datagrams or _UNLIMITED, octets or _UNLIMITED)
-        self._bursts = (
+        self.bursts = (
             max(self._rates[0] * _AT_ONCE, _LEAST_DATAGRAMS),
             max(self._rates[1] * _AT_ONCE, _LEAST_OCTETS),
         )
-        self._datagrams, self._octets = self._bursts
         self._at = now
 
-    def spend(self, datagrams: int, octets: int, now: float) -> bool:
-        """Whether so much may pass now; if so, it is taken off."""
-        self._datagrams -= datagrams
-        self._octets -= octets
-        if self._datagrams >= 0.0 and self._octets >= 0.0:
-            return True
+    def refill(self, datagrams: float, octets: float, now: float) -> Tuple[float, float]:
+        """What is left, and what has come to it since the last time."""
         passed, self._at = max(0.0, now - self._at), max(now, self._at)
-        self._datagrams = min(self._bursts[0], self._datagrams + passed * self._rates[0])
-        self._octets = min(self._bursts[1], self._octets + passed * self._rates[1])
-        if self._datagrams >= 0.0 and self._octets >= 0.0:
-            return True
-        self._datagrams += datagrams
-        self._octets += octets
-        return False
+        return (
+            min(self.bursts[0], datagrams + passed * self._rates[0]),
+            min(self.bursts[1], octets + passed * self._rates[1]),
+        )

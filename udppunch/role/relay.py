@@ -14,7 +14,7 @@ from typing import Callable, Dict, List, Optional, Sequence
 from udppunch import address
 from udppunch.address import Address
 from udppunch.config.roles import RelayConfig
-from udppunch.contract import Burst, Endpoint, Lookup, Outbox, Route
+from udppunch.contract import Batch, Burst, Endpoint, Lookup, Outbox, Route
 from udppunch.notices import TRACE, Notices, event
 from udppunch.proto.limiter import Allowance, Limiter
 from udppunch.wire import registrar, relay
@@ -30,14 +30,21 @@ _REPORTED_AT_ONCE = 2000
 
 
 class _Flow:
-    """From one peer, by `route` to the other."""
+    """From one peer, by `route` to the other.
 
-    __slots__ = ("told", "route", "allowance", "reported", "counted_octets")
+    What it may carry before time must be looked at is at hand, for it is asked each time.
+    """
 
-    def __init__(self, told: registrar.Flow, route: Route) -> None:
+    __slots__ = (
+        "told", "route", "allowance", "datagrams_left", "octets_left",
+        "reported", "counted_octets",
+    )  # fmt: skip
+
+    def __init__(self, told: registrar.Flow, route: Route, allowance: Allowance) -> None:
         self.told = told
         self.route = route
-        self.allowance: Optional[Allowance] = None
+        self.allowance = allowance
+        self.datagrams_left, self.octets_left = allowance.bursts
         self.reported = route.datagrams
         self.counted_octets = route.octets
 
@@ -133,10 +140,37 @@ class Relay:
             if _FIRST_BYTE in view[::segment].tobytes() and self._any_may_leave(flow, burst):
                 self._in_turn(burst, now)
                 return
-        if flow.allowance is None or flow.allowance.spend(datagrams, octets, now):
-            self._outbox.forward(flow.route, burst)
-        else:
-            self._drop("channel over its rate", datagrams, burst.source, now)
+        flow.datagrams_left -= datagrams
+        flow.octets_left -= octets
+        if flow.datagrams_left < 0 or flow.octets_left < 0:
+            if not self._refill(flow, datagrams, octets, now):
+                self._drop("channel over its rate", datagrams, burst.source, now)
+                return
+        self._outbox.forward(flow.route, burst)
+
+    def receive_batch(self, batch: Batch, now: float) -> None:
+        """What is plain payload of a known peer, without a detour for each datagram."""
+        flows, begin = self._flows, self._outbox.begin
+        for index, (source, piece, first) in enumerate(
+            zip(batch.sources, batch.pieces, batch.firsts)
+        ):
+            flow = flows.get(source)
+            _, octets, segment = piece
+            if (
+                flow is None
+                or first == _FIRST_BYTE
+                or octets > segment
+                or octets > flow.octets_left
+                or flow.datagrams_left < 1
+            ):
+                batch.singly(index)
+                continue
+            flow.datagrams_left -= 1
+            flow.octets_left -= octets
+            pending = flow.route.pending
+            if pending is None:
+                pending = begin(flow.route)
+            pending.append(piece)
 
     def expire(self, now: float) -> None:
         """Reports what was carried: some flows at a time, all of them once a second or so."""
@@ -181,9 +215,8 @@ class Relay:
         route.datagrams, route.octets = message.datagrams, message.octets
         if known is not None and known.told.channel == told.channel:
             route.datagrams, route.octets = known.route.datagrams, known.route.octets
-        flow = self._flows[told.source.address] = _Flow(told, route)
-        if self._datagram_rate or self._octet_rate:
-            flow.allowance = Allowance(self._datagram_rate, self._octet_rate, now)
+        allowance = Allowance(self._datagram_rate, self._octet_rate, now)
+        self._flows[told.source.address] = _Flow(told, route, allowance)
         if message.datagram:
             self._outbox.send(route, message.datagram)
 
@@ -206,10 +239,23 @@ class Relay:
             flow = self._flows.get(burst.source)
             # A handshake that moved the peer was sent along with the answer.
             if flow is not None and flow is before:
-                if flow.allowance is None or flow.allowance.spend(1, len(datagram), now):
+                octets = len(datagram)
+                flow.datagrams_left -= 1
+                flow.octets_left -= octets
+                if self._refill(flow, 1, octets, now):
                     self._outbox.send(flow.route, bytes(datagram))
                 else:
                     self._drop("channel over its rate", 1, burst.source, now)
+
+    def _refill(self, flow: _Flow, datagrams: int, octets: int, now: float) -> bool:
+        """Whether what was just taken off may pass, with what time has given since."""
+        left = flow.datagrams_left, flow.octets_left
+        flow.datagrams_left, flow.octets_left = flow.allowance.refill(*left, now)
+        if flow.datagrams_left >= 0 and flow.octets_left >= 0:
+            return True
+        flow.datagrams_left += datagrams
+        flow.octets_left += octets
+        return False
 
     def _stranger(self, burst: Burst, now: float) -> None:
         first_bytes = burst.view[:: burst.segment].tobytes() if burst.segment else b""
