@@ -14,6 +14,7 @@ import pytest
 
 import udppunch
 from udppunch import address, config, demo, errors, usage
+from udppunch.config import parse, settings
 from udppunch.proto import asking, checks, consent, handshake, registration, registry
 from udppunch.wire import control, puncher
 
@@ -157,7 +158,7 @@ def settings_in_page(text: str) -> Dict[str, str]:
     return {name: default_in(body) for name, body in named.items()}
 
 
-def as_in_the_file(setting: config.Setting) -> str:
+def as_in_the_file(setting: settings.Setting) -> str:
     """How the page writes a setting's default."""
     return {"False": "false", None: ""}.get(setting.default, setting.default or "")
 
@@ -263,7 +264,7 @@ def test_environment_is_the_one_that_is_read(page: str) -> None:
 # Sentences of udppunch-protocols(7) with the numbers that the program has.
 FIGURES = (
     f"a key has 1 to {puncher.KEY_MAXIMUM}.",
-    f"rendezvous's port is {config.RENDEZVOUS_PORT}.",
+    f"rendezvous's port is {parse.RENDEZVOUS_PORT}.",
     f"{puncher.MARK_MAGIC.hex(' ').upper()} || version {puncher.MARK_VERSION:02} ||",
     f"random ({puncher.MARK_RANDOM}) {puncher.MARK_LENGTH} bytes",
     f"other port (2) {len(puncher.encode(puncher.Ok(MARK, LOOPBACK, 1))) - 1} bytes",

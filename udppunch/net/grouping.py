@@ -79,8 +79,8 @@ def _alike(pieces: Sequence[Piece], largest: int) -> List[Group]:
     Nothing if they are not so.
     """
     groups: List[Group] = []
-    _, size, segment = pieces[0]
-    if len(pieces) == 1 or not 0 < size == segment <= largest:
+    _, size, segment = pieces[0] if pieces else (0, 0, 0)
+    if len(pieces) < 2 or not 0 < size == segment <= largest:
         return groups
     positions, lengths, segments = zip(*pieces)
     if not lengths.count(size) == segments.count(size) == len(pieces):
