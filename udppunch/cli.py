@@ -11,7 +11,7 @@ import docopt
 
 from udppunch import __version__, config, logs, originals, usage
 from udppunch.config import Invalid, ProcessConfig
-from udppunch.errors import EX_USAGE, UsageError, report
+from udppunch.errors import EX_USAGE, UNKNOWN, UsageError, report
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +21,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         return _command(arguments, os.environ)
+    except UsageError as error:
+        report(error)
+        # Monitoring would take any other status for the state of what was checked.
+        return UNKNOWN if arguments[:1] == ["check"] else error.status
     except Exception as error:
         return report(error)
 
@@ -47,10 +51,12 @@ def _command(arguments: List[str], environment: Mapping[str, str]) -> int:
         return 0
     if name == "relay":
         rest = originals.relay_words(rest)
+    if name == "check" and rest and not rest[0].startswith("-") and rest[0] not in usage.CHECKS:
+        raise UsageError(f"unknown check {rest[0]}{config.nearest(rest[0], usage.CHECKS)}")
     parsed = _parse(name, rest)
     if parsed is None:
         print(usage.COMMANDS[name], end="", file=sys.stderr)
-        return EX_USAGE
+        return UNKNOWN if name == "check" else EX_USAGE
     try:
         return _run(name, parsed, environment)
     except Invalid as error:

@@ -19,6 +19,8 @@ EX_TEMPFAIL = 75
 EX_NOPERM = 77
 EX_CONFIG = 78
 
+UNKNOWN = 3  # of the monitoring plugins, whose statuses `check` has
+
 
 class CommandError(Exception):
     """Something the person must mend; `str()` names the thing and the remedy in one line."""

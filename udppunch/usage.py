@@ -132,11 +132,54 @@ prc-open, prc-reject, prc-hairpin, sym (symmetric), sym-random, sym-range, sym-a
 cgn-sym (behind a carrier's NAT too), udp-blocked.
 """
 
+_CHECK = """\
+Check whether a relay works, for cron and monitoring: one line, and exit status 0 (OK),
+1 (WARNING), 2 (CRITICAL) or 3 (UNKNOWN).
+
+Usage:
+  udppunch check relay [options] ADDRESS
+
+ADDRESS is host:port, [v6]:port or :port; port 6060 may be left out.
+LIMITS is a time, a share of loss, or both: what is above it is bad.
+
+Options:
+  -w --warning LIMITS   when to warn [default: 200ms,20%]
+  -c --critical LIMITS  when it is critical [default: 500ms,60%]
+  -t --timeout TIME     for the whole check, resolving the name too [default: 10s]
+  --probes N            round trips to measure, 1 to 100 [default: 5]
+  --secret-file FILE    read the secret from FILE; also UDP_RELAY_SECRET_KEY [default: none]
+  --json                print the outcome as a JSON object [default: off]
+  -q --quiet            print nothing when all is OK [default: off]
+  -h --help             print this
+"""
+
+_STATS = """\
+Show what running daemons do now.
+
+Usage:
+  udppunch stats [options] [WHERE]
+
+WHERE, with a / in it, is the control socket of one; without it all are shown that are found in
+/run/udppunch and $XDG_RUNTIME_DIR/udppunch.
+
+Options:
+  --json              print the document as the daemon gives it [default: off]
+  --watch             go on until Ctrl-C, with what comes in a second [default: off]
+  --every TIME        with --watch, ask each TIME [default: 2s]
+  --channels N        channels to show, or none [default: 10]
+  -h --help           print this
+"""
+
+# What can be checked.
+CHECKS: Dict[str, None] = {"relay": None}
+
 COMMANDS: Dict[str, str] = {
     "rendezvous": _RENDEZVOUS,
     "serve": _SERVE,
     "connect": _CONNECT,
     "relay": _RELAY,
     "run": _RUN,
+    "check": _CHECK,
+    "stats": _STATS,
     "demo": _DEMO,
 }

@@ -13,6 +13,8 @@ import socket
 from pathlib import Path
 from typing import Iterator, Mapping, Optional
 
+import psutil
+
 from udppunch.errors import EX_CANTCREAT, CommandError
 from udppunch.net.loop import Loop
 from udppunch.net.stream import StreamServer
@@ -62,8 +64,8 @@ def listen(
     try:
         if not wanted:
             place.parent.mkdir(mode=0o755, exist_ok=True)
-            for other in place.parent.glob("*.sock"):
-                _remove_if_dead(other)
+            for other in place.parent.glob("*-*.sock"):
+                _remove_if_ownerless(other)
         _remove_if_dead(place)
         previous = os.umask(0o177)
         try:
@@ -109,6 +111,13 @@ def _usual_place(name: str, environment: Mapping[str, str]) -> Optional[Path]:
     if environment.get("XDG_RUNTIME_DIR"):
         return Path(environment["XDG_RUNTIME_DIR"]) / "udppunch" / file
     return None
+
+
+def _remove_if_ownerless(path: Path) -> None:
+    """One of the usual place, named by the process that made it and was killed since."""
+    pid = path.stem.rpartition("-")[2]
+    if pid.isdigit() and not psutil.pid_exists(int(pid)):
+        remove(path)
 
 
 def _remove_if_dead(path: Path) -> None:

@@ -18,6 +18,7 @@ from udppunch.net import mmsg, reuseport
 from udppunch.net.packets import packet_pair
 from udppunch.proc import control, crew, metrics, worker
 from udppunch.proc.scene import Reread, Roles, Scene
+from udppunch.proc.signals import ignore_signals
 from udppunch.proc.supervisor import Child, Kind, Supervisor
 from udppunch.proc.systemd import Notifier
 
@@ -49,6 +50,7 @@ def run(
             _supervise(roles, scene)
         else:
             crew.run_all(roles, scene)
+        ignore_signals()
 
 
 def _supervise(roles: Roles, scene: Scene) -> None:

@@ -46,3 +46,9 @@ def act_on_signals(loop: Loop, actions: Mapping[int, Callable[[], None]]) -> Non
             actions[number]()
 
     loop.watch(queue.reader, act)
+
+
+def ignore_signals() -> None:
+    """The process is as good as over: another word does not change its exit status."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)

@@ -8,12 +8,14 @@ import signal
 import socket
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Callable, List, Sequence
 
 from udppunch import address
 from udppunch.config.roles import RelayConfig
 from udppunch.net.clock import boot_time
 from udppunch.net.packets import Packets
+from udppunch.proc import control
 from udppunch.proc.board import Board, Process
 from udppunch.proc.registrar import RegistrarRole, limits_of
 from udppunch.proc.scene import BEAT_EACH, Scene, nothing
@@ -107,6 +109,9 @@ def run_registrar(
     if group == 1:
         scene.tell(loop, _statistics(config, desk, scene, board))
     loop.run()
+    if scene.control is not None and os.getppid() != scene.main_pid:
+        # The supervisor was killed, and can't clear it away.
+        control.remove(Path(scene.control.getsockname()))
 
 
 def _hear(registrar: Registrar, worker: int) -> Callable[[bytes], None]:

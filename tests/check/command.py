@@ -1,0 +1,54 @@
+"""`udppunch check relay` as a process: with no more of an environment than cron gives it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence
+
+from tests.program import ROOT
+
+CRON = {"PATH": "/usr/bin:/bin"}
+COMMAND = (sys.executable, "-m", "udppunch", "check", "relay")
+
+
+class Ran(NamedTuple):
+    status: int
+    output: str
+    errors: str
+
+    @property
+    def document(self) -> Dict[str, Any]:
+        found = json.loads(self.output)
+        assert isinstance(found, dict)
+        return found
+
+
+def check(
+    *arguments: str,
+    environment: Optional[Dict[str, str]] = None,
+    through: Sequence[str] = (),
+    timeout: float = 60.0,
+) -> Ran:
+    """What comes of it. `through` is a command that is given this one to run."""
+    command: List[str] = [*through, *COMMAND, *arguments]
+    found = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        cwd=ROOT,
+        env={**CRON, **(environment or {})},
+    )
+    assert "Traceback" not in found.stderr, found.stderr
+    return Ran(found.returncode, found.stdout, found.stderr)
+
+
+def line(ran: Ran) -> str:
+    """The one line that a monitor reads."""
+    assert ran.output.count("\n") == 1 and ran.output.endswith("\n"), ran
+    assert ran.output.isascii() and not ran.errors
+    assert len(ran.output.rstrip("\n").partition(" | ")[0]) <= 80
+    return ran.output.rstrip("\n")

@@ -1,0 +1,122 @@
+"""What a check found, and how it is told: one line as monitoring plugins print it, or JSON.
+
+    UDPPUNCH RELAY OK - rtt 31.2 ms, loss 0 % | rtt=31.2ms;200;500;0 loss=0%;20;60;0;100
+
+The text before the bar has at most 80 characters, all of them ASCII, and fits the smallest
+display; the exit status is the `Status`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import json
+import os
+import sys
+from typing import Any, Dict, NamedTuple, Optional, Tuple
+
+from udppunch.check.thresholds import PERCENT, Limits, number
+
+LONGEST_TEXT = 80
+_GAP = "..."
+
+
+class Status(enum.IntEnum):
+    OK = 0
+    WARNING = 1
+    CRITICAL = 2
+    UNKNOWN = 3
+
+
+class Measure(NamedTuple):
+    """One figure; `value` None: it could not be measured."""
+
+    name: str
+    value: Optional[float]
+    unit: str
+
+
+class Outcome(NamedTuple):
+    """What a probe found. Limits can make its status worse, not better."""
+
+    status: Status
+    text: str
+    measures: Tuple[Measure, ...] = ()
+
+
+class Report(NamedTuple):
+    """The outcome of a check of `role` at `target`, with the limits it was held against."""
+
+    role: str
+    target: str
+    outcome: Outcome
+    warning: Limits
+    critical: Limits
+
+    @property
+    def status(self) -> Status:
+        statuses = [self.outcome.status]
+        for limits, status in ((self.warning, Status.WARNING), (self.critical, Status.CRITICAL)):
+            for _, value, unit in self.outcome.measures:
+                if value is not None and unit in limits and limits[unit].alerts(value):
+                    statuses.append(status)
+        return max(statuses)
+
+    def line(self) -> str:
+        head = f"UDPPUNCH {self.role.upper()} {self.status.name} - "
+        text = head + _shortened(_plain(self.outcome.text), LONGEST_TEXT - len(head))
+        figures = " ".join(map(self._performance, self.outcome.measures))
+        return f"{text} | {figures}" if figures else text
+
+    def document(self) -> str:
+        document: Dict[str, Any] = {
+            "check": self.role,
+            "target": self.target,
+            "status": self.status.name,
+            "exit_status": int(self.status),
+            "text": self.outcome.text,
+        }
+        for name, value, unit in self.outcome.measures:
+            document[name] = {
+                "value": None if value is None else float(number(value)),
+                "unit": unit,
+                "warning": self._limit(self.warning, unit) or None,
+                "critical": self._limit(self.critical, unit) or None,
+            }
+        return json.dumps(document)
+
+    def _performance(self, measure: Measure) -> str:
+        """`name=value unit;warning;critical;least;most`, U for what could not be measured."""
+        name, value, unit = measure
+        figure = "U" if value is None else number(value) + unit
+        limits = f"{self._limit(self.warning, unit)};{self._limit(self.critical, unit)}"
+        return f"{name}={figure};{limits};0" + (";100" if unit == PERCENT else "")
+
+    @staticmethod
+    def _limit(limits: Limits, unit: str) -> str:
+        return str(limits[unit]) if unit in limits else ""
+
+
+def write(text: str) -> None:
+    """Print a line. Where nobody can read it, the exit status still tells."""
+    if sys.stdout is None:  # it was closed before we started
+        return
+    try:
+        print(text, flush=True)
+    except OSError:
+        # What is left in its buffer would be tried again at the end, and change the status.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _plain(text: str) -> str:
+    """ASCII that can't be taken for another line, or for the start of performance data."""
+    return "".join(c if " " <= c <= "~" and c != "|" else "?" for c in text)
+
+
+def _shortened(text: str, most: int) -> str:
+    """Both ends say more than the middle, which is where long names are."""
+    if len(text) <= most:
+        return text
+    tail = (most - len(_GAP)) // 2
+    return text[: most - len(_GAP) - tail] + _GAP + text[-tail:]
