@@ -12,6 +12,7 @@ import selectors
 import socket
 from typing import Any, Callable, List, Optional, Protocol, Tuple
 
+from udppunch.address import Address
 from udppunch.contract import Endpoint, Lookup, Role
 from udppunch.net import clock as clocks
 from udppunch.net import mmsg, portable, resolve, socketerrors, udp
@@ -111,6 +112,11 @@ class Loop:
 
     def unwatch(self, fileobj: Any) -> None:
         self._selector.unregister(fileobj)
+
+    def listening(self) -> List[Address]:
+        """Where the roles' essential endpoints are."""
+        endpoints = [endpoint for endpoint in self._dispatch.sockets if endpoint.essential]
+        return [endpoint.local for endpoint in endpoints if endpoint.local is not None]
 
     def stop(self) -> None:
         """Ends `run` after this turn. For roles and readers; a sleeping loop is not woken."""

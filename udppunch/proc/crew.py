@@ -13,7 +13,7 @@ from udppunch import address
 from udppunch.address import Address
 from udppunch.config.roles import RelayConfig
 from udppunch.contract import Outbox, Role
-from udppunch.net import reuseport, sockaddr
+from udppunch.net import reuseport
 from udppunch.net.clock import boot_time
 from udppunch.net.loop import Loop
 from udppunch.notices import event
@@ -134,7 +134,6 @@ def run_all(roles: Roles, scene: Scene) -> None:
     crew = _Crew(loop)
     for name, role_config in roles:
         crew.add(name, role_config)
-    listen = [address.text(sockaddr.from_tuple(s.getsockname())) for s in sockets.values()]
 
     def hang_up() -> None:
         if configs:
@@ -151,7 +150,7 @@ def run_all(roles: Roles, scene: Scene) -> None:
         scene.main_pid,
         lambda: {"main": Process(scene.main_pid, 0)},
         crew.describe,
-        lambda: listen,
+        lambda: [address.text(listen) for listen in loop.listening()],
         crew.busiest if configs else None,
     )
     scene.tell(loop, statistics)

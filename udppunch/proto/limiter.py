@@ -63,27 +63,24 @@ class Limiter:
 
 
 class Allowance:
-    """How a flow's allowance grows: so many datagrams and octets a second, 0 for no limit.
+    """How much a flow may carry: so many datagrams and octets a second, 0 for no limit.
 
-    What is left of it is the flow's to keep, so that a datagram within the limits costs two
-    subtractions; `refill` is for when either is used up. `bursts` is the most there may be: a
-    quarter of a second's worth, and one train that the kernel coalesced in any case.
+    It is the same for many flows. Each keeps itself what it has left and since when, so that a
+    datagram within the limits costs two subtractions; `refill` is for when either is used up.
+    `most` is what there may be at once: a quarter of a second's worth, and one train that the
+    kernel coalesced in any case.
     """
 
-    __slots__ = ("bursts", "_rates", "_at")
-
-    def __init__(self, datagrams: float, octets: float, now: float) -> None:
+    def __init__(self, datagrams: float, octets: float) -> None:
         self._rates = (datagrams or _UNLIMITED, octets or _UNLIMITED)
-        self.bursts = (
+        self.most = (
             max(self._rates[0] * _AT_ONCE, _LEAST_DATAGRAMS),
             max(self._rates[1] * _AT_ONCE, _LEAST_OCTETS),
         )
-        self._at = now
 
-    def refill(self, datagrams: float, octets: float, now: float) -> Tuple[float, float]:
-        """What is left, and what has come to it since the last time."""
-        passed, self._at = max(0.0, now - self._at), max(now, self._at)
+    def refill(self, datagrams: float, octets: float, passed: float) -> Tuple[float, float]:
+        """What is left after so many more seconds."""
         return (
-            min(self.bursts[0], datagrams + passed * self._rates[0]),
-            min(self.bursts[1], octets + passed * self._rates[1]),
+            min(self.most[0], datagrams + passed * self._rates[0]),
+            min(self.most[1], octets + passed * self._rates[1]),
         )

@@ -36,15 +36,18 @@ class _Flow:
     """
 
     __slots__ = (
-        "told", "route", "allowance", "datagrams_left", "octets_left",
+        "told", "route", "allowance", "datagrams_left", "octets_left", "refilled_at",
         "reported", "counted_octets",
     )  # fmt: skip
 
-    def __init__(self, told: registrar.Flow, route: Route, allowance: Allowance) -> None:
+    def __init__(
+        self, told: registrar.Flow, route: Route, allowance: Allowance, now: float
+    ) -> None:
         self.told = told
         self.route = route
         self.allowance = allowance
-        self.datagrams_left, self.octets_left = allowance.bursts
+        self.datagrams_left, self.octets_left = allowance.most
+        self.refilled_at = now
         self.reported = route.datagrams
         self.counted_octets = route.octets
 
@@ -81,7 +84,7 @@ class Relay:
         """The secret and the limits, at first or anew; flows keep the limits they came with."""
         self._secret = config.secret
         self._limiter = Limiter(config.handshake_rate, 2 * config.handshake_rate)
-        self._datagram_rate, self._octet_rate = config.rate, config.bandwidth / 8
+        self._allowance = Allowance(config.rate, config.bandwidth / 8)
 
     def start(self, now: float) -> None:
         self._next_report = now + _REPORT
@@ -215,8 +218,7 @@ class Relay:
         route.datagrams, route.octets = message.datagrams, message.octets
         if known is not None and known.told.channel == told.channel:
             route.datagrams, route.octets = known.route.datagrams, known.route.octets
-        allowance = Allowance(self._datagram_rate, self._octet_rate, now)
-        self._flows[told.source.address] = _Flow(told, route, allowance)
+        self._flows[told.source.address] = _Flow(told, route, self._allowance, now)
         if message.datagram:
             self._outbox.send(route, message.datagram)
 
@@ -250,7 +252,8 @@ class Relay:
     def _refill(self, flow: _Flow, datagrams: int, octets: int, now: float) -> bool:
         """Whether what was just taken off may pass, with what time has given since."""
         left = flow.datagrams_left, flow.octets_left
-        flow.datagrams_left, flow.octets_left = flow.allowance.refill(*left, now)
+        passed, flow.refilled_at = max(0.0, now - flow.refilled_at), now
+        flow.datagrams_left, flow.octets_left = flow.allowance.refill(*left, passed)
         if flow.datagrams_left >= 0 and flow.octets_left >= 0:
             return True
         flow.datagrams_left += datagrams
