@@ -144,8 +144,6 @@ class Registrar:
         self.counters["half-open evicted"] = self._pairing.evicted
         if answer.outcome in _ROOM:
             self._notices.say(now, logging.WARNING, "full", _ROOM[answer.outcome])
-        for left in answer.ended:
-            self._ended(left, "left for another", now)
         channel = answer.channel
         if channel is None:
             return
@@ -159,6 +157,9 @@ class Registrar:
             completes = joined and peer.address == message.peer.address
             datagram = message.datagram if completes else b""
             self._tell(peer.worker, self._flow(channel, side, datagram), now)
+        # Only then, so that a peer that moves is never without a channel.
+        for left in answer.ended:
+            self._ended(left, "left for another", now)
 
     def _welcome(self, worker: int, message: Ready, now: float) -> None:
         self.pids[worker] = message.pid

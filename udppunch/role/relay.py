@@ -76,6 +76,7 @@ class Relay:
         ]
         self._own: List[Address] = []
         self._listening = False
+        self._asking = False  # a registrar that answers while it is asked is in this process
         self._unreported: List[_Flow] = []
         self._next_report: Optional[float] = None
         self.configure(config)
@@ -219,7 +220,10 @@ class Relay:
         if known is not None and known.told.channel == told.channel:
             route.datagrams, route.octets = known.route.datagrams, known.route.octets
         self._flows[told.source.address] = _Flow(told, route, self._allowance, now)
-        if message.datagram:
+        went_already = (
+            known is not None and not self._asking and known.route.destination == route.destination
+        )
+        if message.datagram and not went_already:
             self._outbox.send(route, message.datagram)
 
     def _may_leave(self, flow: _Flow, datagram: memoryview) -> bool:
@@ -293,7 +297,9 @@ class Relay:
         listener: int = burst.endpoint.owner
         peer = Peer(source, self._worker, listener, burst.local)
         carried = bytes(datagram) if len(datagram) <= registrar.MOST_CARRIED else b""
+        self._asking = True
         self._ask(Handshake(guid, peer, carried), now)
+        self._asking = False
 
     def _is_own(self, source: Address, asked: bytes) -> bool:
         """Whether it would be a peer of itself, to which each datagram came back for ever."""
