@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import ast
+import base64
 import re
 import shutil
 import subprocess
 from configparser import ConfigParser
 from pathlib import Path
-from typing import Dict, Iterator, List, NamedTuple, Optional, Set
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Set, Tuple
 
 import pytest
 
 import udppunch
-from udppunch import address, config, demo, errors, usage
+from udppunch import address, check, config, demo, errors, originals, stats, usage
+from udppunch.check.output import Status
 from udppunch.config import parse, settings
+from udppunch.proc import control as control_socket
+from udppunch.proc import supervisor
 from udppunch.proto import asking, checks, consent, handshake, registration, registry
-from udppunch.wire import control, puncher
+from udppunch.proto.limiter import Allowance
+from udppunch.proto.pairing import Outcome
+from udppunch.role import relay as relaying
+from udppunch.wire import control, puncher, registrar, relay
 
 ROOT = Path(__file__).parents[1]
 MANUAL = ROOT / "man"
@@ -26,14 +33,24 @@ PAGES = {
     "connect": "udppunch-connect.1",
     "demo": "udppunch-demo.1",
     "rendezvous": "udppunch-rendezvous.8",
+    "relay": "udppunch-relay.8",
+    "check": "udppunch-check.1",
+    "stats": "udppunch-stats.1",
 }
+DAEMONS = [*config.ROLES, "run"]
+SETTINGS = {**config.ROLES, "run": {}, "check": check.SETTINGS["relay"], "stats": stats.SETTINGS}
 ALL_PAGES = sorted(path.name for path in MANUAL.iterdir())
 # What --help says in words, and the setting's own default for it.
 IN_WORDS: Dict[str, Optional[str]] = {"any": None, "none": None, "off": "False"}
 IN_WORDS["use them where they work"] = "False"
+IN_WORDS["one a processor"] = None
+IN_WORDS[f"in {control_socket.FOLDER}"] = None
 
 MARK = puncher.new_mark(bytes(puncher.MARK_RANDOM))
 LOOPBACK = address.pack("127.0.0.1", 9)
+MAGIC = relay.MAGIC.hex(" ").upper()
+RELAY_IDLE = parse.parse_time(config.ROLES["relay"]["idle"].default or "")
+NEVER_PEERS = ", ".join(map(str, sorted(relaying._NEVER_PEERS))).rsplit(", ", 1)
 
 
 class Option(NamedTuple):
@@ -50,6 +67,12 @@ def options_in_help(command: str) -> Set[Option]:
         re.MULTILINE,
     )
     return {Option(*groups) for groups in found}
+
+
+def arguments_in_help(command: str) -> Set[str]:
+    line = re.search(rf"^  udppunch {command} (.*)$", usage.COMMANDS[command], re.MULTILINE)
+    assert line
+    return set(re.findall(r"\b[A-Z]+\b", line[1]))
 
 
 def source(page: str) -> str:
@@ -113,36 +136,72 @@ def test_synopsis_has_the_options_of_help(command: str) -> None:
 @pytest.mark.parametrize("page", ALL_PAGES)
 def test_page_names_no_option_that_does_not_exist(page: str) -> None:
     known = {option.name for command in usage.COMMANDS for option in options_in_help(command)}
+    if page == PAGES["relay"]:
+        known |= set(originals._RELAY)
     assert options_named(page) <= known | {"--version"}
 
 
-@pytest.mark.parametrize("command", [*config.ROLES, "run"])
+@pytest.mark.parametrize("command", sorted(SETTINGS))
 def test_help_has_the_defaults_of_the_settings(command: str) -> None:
-    settings = {**config.ROLES.get(command, {}), **config.PROCESS}
+    settings = {**SETTINGS[command], **(config.PROCESS if command in DAEMONS else {})}
     for option in options_in_help(command) - {Option("--help", "", "")}:
+        if command not in DAEMONS and option.name[2:] not in settings:
+            # A switch that says how something is printed.
+            assert (option.argument, option.default) == ("", "off")
+            continue
         setting = settings[option.name[2:]]
-        assert IN_WORDS.get(option.default, option.default) == setting.default, option
+        # A default in words that can also be given is the setting's own.
+        said = {option.default, IN_WORDS.get(option.default, option.default)}
+        assert setting.default in said, option
 
 
 @pytest.mark.parametrize("role", config.ROLES)
 def test_each_setting_is_an_option_or_an_argument(role: str) -> None:
     options = {option.name[2:] for option in options_in_help(role)}
-    line = re.search(rf"^  udppunch {role} (.*)$", usage.COMMANDS[role], re.MULTILINE)
-    assert line
-    arguments = set(re.findall(r"\b[A-Z]+\b", line[1]))
     assert set(config.ROLES[role]) == options - {"help"} - set(config.PROCESS) | {
-        argument.lower() for argument in arguments
+        argument.lower() for argument in arguments_in_help(role)
     }
-    assert arguments <= set(
-        re.findall(r"[A-Z]+", "\n".join(items(section(PAGES[role], "DESCRIPTION"))))
-    )
 
 
-def test_default_of_listen() -> None:
-    default = config.ROLES["rendezvous"]["listen"].default
-    body = items(section("udppunch-rendezvous.8", "DESCRIPTION"))["Ar LISTEN"]
+@pytest.mark.parametrize("command", sorted(set(usage.COMMANDS) - {"run", "demo"}))
+def test_page_has_the_arguments_of_help(command: str) -> None:
+    arguments = arguments_in_help(command)
+    assert arguments
+    shown = items(section(PAGES[command], "DESCRIPTION"))
+    assert {f"Ar {argument}" for argument in arguments} <= set(shown)
+
+
+@pytest.mark.parametrize("role", ["rendezvous", "relay"])
+def test_default_of_listen(role: str) -> None:
+    default = config.ROLES[role]["listen"].default
+    assert default
+    body = items(section(PAGES[role], "DESCRIPTION"))["Ar LISTEN"]
     assert default_in(body) == default
-    assert f"{default} if none is given" in usage.COMMANDS["rendezvous"]
+    assert re.search(rf"{re.escape(default)}(, .*,)? if none is given", usage.COMMANDS[role])
+
+
+def test_options_of_udp_relay_are_taken_as_the_page_says() -> None:
+    text = section(PAGES["relay"], "Options of udp-relay", "Ss")
+    rows = re.findall(r"^\.It Fl (-[\w-]+ (?:Ar N|Cm \d)) Ta (.*)$", text, re.MULTILINE)
+    assert {row.split()[0] for row, _ in rows} == {
+        name[1:] for name in [*originals._RELAY, "--log-level"]
+    }
+    for theirs, ours in rows:
+        given = f"-{theirs}".replace("Ar N", "7").replace("Cm ", "")
+        expected = ours.replace("Pf : Ar N", ":7").replace("Fl ", "-").replace("Ar N", "7")
+        expected = expected.replace(" Ns ", "").replace("Cm ", "").replace("ignored", "")
+        assert originals.relay_words(given.split()) == expected.split(), theirs
+        assert originals.relay_words([given.replace(" ", "=")]) == expected.split(), theirs
+
+
+def test_all_commands_are_named() -> None:
+    """In `udppunch --help` and in udppunch(1)."""
+    assert set(re.findall(r"^  ([a-z]+)  ", usage.TOP, re.MULTILINE)) == set(usage.COMMANDS)
+    synopsis = section("udppunch.1", "SYNOPSIS")
+    assert set(re.findall(r"^\.Cm ([a-z]+)", synopsis, re.MULTILINE)) == set(usage.COMMANDS)
+    described = items(section("udppunch.1", "DESCRIPTION").partition("\n.Ss ")[0])
+    named = {heading[6:] for heading in described if heading.startswith("Nm Cm ")}
+    assert named == set(usage.COMMANDS)
 
 
 def test_classes_of_the_demo() -> None:
@@ -158,24 +217,26 @@ def settings_in_page(text: str) -> Dict[str, str]:
     return {name: default_in(body) for name, body in named.items()}
 
 
-def as_in_the_file(setting: settings.Setting) -> str:
-    """How the page writes a setting's default."""
-    return {"False": "false", None: ""}.get(setting.default, setting.default or "")
+def defaults_in_the_file(command: str, known: Mapping[str, settings.Setting]) -> Dict[str, str]:
+    """How the page writes the defaults: where there is none, in the words of `--help`."""
+    in_help = {option.name[2:]: option.default for option in options_in_help(command)}
+    in_help = {name: "" if said == "none" else said for name, said in in_help.items()}
+    return {
+        name: {"False": "false", None: in_help.get(name, "")}.get(setting.default, setting.default)
+        for name, setting in known.items()
+    }
 
 
 def test_file_has_the_settings_of_the_process() -> None:
     text = section("udppunch.yaml.5", "DESCRIPTION").partition("\n.Ss ")[0]
-    expected = {name: as_in_the_file(setting) for name, setting in config.PROCESS.items()}
+    expected = defaults_in_the_file("run", config.PROCESS)
     assert settings_in_page(text) == {**expected, "roles": ""}
 
 
 @pytest.mark.parametrize("role", config.ROLES)
 def test_file_has_the_settings_of_a_role(role: str) -> None:
     text = section("udppunch.yaml.5", role, "Ss")
-    expected = {name: as_in_the_file(setting) for name, setting in config.ROLES[role].items()}
-    if "bind" in expected:
-        expected["bind"] = "any"
-    assert settings_in_page(text) == expected
+    assert settings_in_page(text) == defaults_in_the_file(role, config.ROLES[role])
     for name, setting in config.ROLES[role].items():
         required = setting.default is None and not setting.optional
         assert ("\nRequired.\n" in items(text)[f"Cm {name}"]) == required, name
@@ -186,21 +247,37 @@ def test_file_has_no_other_role() -> None:
     assert titles == list(config.ROLES)
 
 
-def test_example_of_the_file_loads(tmp_path: Path) -> None:
-    shown = re.search(
+def load_example(
+    number: int, setting: str, kept: Path
+) -> Tuple[List[Tuple[str, Any]], config.ProcessConfig]:
+    """An example of the page, where `setting` names the file `kept` instead."""
+    examples = re.findall(
         r"\.Bd -literal.*?\n(.*?)\.Ed", section("udppunch.yaml.5", "EXAMPLES"), re.DOTALL
     )
-    assert shown
-    key = tmp_path / "key"
-    key.write_text("a key\n")
-    text, files = re.subn(r"key-file: .*", f"key-file: {key}", shown[1])
-    assert files == 2
-    file = tmp_path / "udppunch.yaml"
+    text, files = re.subn(rf"{setting}: .*", f"{setting}: {kept}", examples[number])
+    assert files
+    file = kept.with_suffix(".yaml")
     file.write_text(text)
     roles, process = config.load_file(str(file), {})
+    return roles, config.process_config(process, {})
+
+
+def test_example_of_the_file_loads(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("a key\n")
+    roles, process = load_example(0, "key-file", key)
     assert [name for name, _ in roles] == ["serve", "serve", "connect"]
     assert [role.key for _, role in roles] == [b"a key", b"what the players were told", b"a key"]
-    assert config.process_config(process, {}).log_level == "info"
+    assert process.log_level == "info"
+
+
+def test_example_of_a_relay_in_the_file_loads(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(base64.b64encode(b"a secret"))
+    [(name, one)], process = load_example(1, "secret-file", secret)
+    assert (name, one.secret) == ("relay", b"a secret")
+    assert (one.max_channels, one.bandwidth, one.coalesce) == (1000, 5e6, pytest.approx(200e-6))
+    assert process.metrics == address.pack("127.0.0.1", 9100)
 
 
 def test_mistake_in_the_file_is_reported_as_shown(tmp_path: Path) -> None:
@@ -217,7 +294,10 @@ def test_mistake_in_the_file_is_reported_as_shown(tmp_path: Path) -> None:
 
 
 def log_lines() -> Iterator["re.Pattern[str]"]:
-    """Every string of the program that may be a line of its log, {} standing for anything."""
+    """Every string of the program that may be a line of its log.
+
+    {} and %s in it stand for anything.
+    """
     for path in sorted((ROOT / "udppunch").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             parts: List[ast.expr] = []
@@ -225,14 +305,9 @@ def log_lines() -> Iterator["re.Pattern[str]"]:
                 parts = node.values
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 parts = [node]
-            fixed = [str(p.value) for p in parts if isinstance(p, ast.Constant)]
-            if len("".join(fixed)) >= 8:
-                yield re.compile(
-                    "".join(
-                        re.escape(str(p.value)) if isinstance(p, ast.Constant) else ".+"
-                        for p in parts
-                    )
-                )
+            text = "".join(str(p.value) if isinstance(p, ast.Constant) else "%s" for p in parts)
+            if len(text.replace("%s", "")) >= 8:
+                yield re.compile(".+".join(map(re.escape, text.split("%s"))))
 
 
 @pytest.mark.parametrize("page", sorted(set(PAGES.values()) - {PAGES["demo"]}))
@@ -241,7 +316,9 @@ def test_diagnostics_are_lines_of_the_program(page: str) -> None:
     shown = items(section(page, "DIAGNOSTICS"))
     assert shown
     for line in shown:
-        assert any(pattern.match(line) for pattern in lines), line
+        # Some lines begin with who says it, or whom it concerns, and are strings from there.
+        said = re.sub(r"^(PROCESS|relay:) ", "", line)
+        assert any(pattern.match(text) for pattern in lines for text in (line, said)), line
 
 
 def test_exit_statuses_are_those_of_the_program() -> None:
@@ -250,7 +327,28 @@ def test_exit_statuses_are_those_of_the_program() -> None:
         if path.name != "errors.py":
             used |= set(re.findall(r"\bEX_[A-Z]+", path.read_text(encoding="utf-8")))
     numbers = {getattr(errors, name) for name in used} | {errors.EX_USAGE, errors.EX_CONFIG, 0}
-    assert {int(item) for item in items(section("udppunch.1", "EXIT STATUS"))} == numbers
+    assert statuses_in_page("udppunch.1") == numbers
+
+
+def test_exit_statuses_of_check_and_stats() -> None:
+    assert statuses_in_page(PAGES["check"]) == {int(status) for status in Status}
+    program = "".join(p.read_text("utf-8") for p in (ROOT / "udppunch/stats").glob("*.py"))
+    numbers = {getattr(errors, name) for name in re.findall(r"\bEX_[A-Z]+", program)}
+    assert statuses_in_page(PAGES["stats"]) == numbers | {0, errors.EX_USAGE, errors.EX_OSERR}
+
+
+def statuses_in_page(page: str) -> Set[int]:
+    return {int(item) for item in items(section(page, "EXIT STATUS"))}
+
+
+def test_counters_of_the_relay_are_those_of_the_program() -> None:
+    files = ("role/relay.py", "proto/registrar.py", "proc/worker.py")
+    program = "".join((ROOT / "udppunch" / f).read_text(encoding="utf-8") for f in files)
+    counted = set(re.findall(r'(?:counters|lost)\["([^"]+)"\]', program))
+    counted |= {f"dropped: {reason}" for reason in re.findall(r'_drop\(\s*"([^"]+)"', program)}
+    counted |= {f"handshakes: {outcome.value}" for outcome in Outcome}
+    shown = items(section(PAGES["relay"], "Counters", "Ss"))
+    assert {name for heading in shown for name in heading[3:].split(" , ")} == counted
 
 
 @pytest.mark.parametrize("page", sorted(set(PAGES.values())))
@@ -282,6 +380,28 @@ FIGURES = (
     f"silent for {consent.LEGACY_SILENCE:g} s is forgotten",
     f"was not for {consent.LEGACY_UNANSWERED:g} s is punched anew",
     f"waits for that, or for {handshake.CLIENT_PAUSE:g} s",
+    f"relay's port is {parse.RELAY_PORT}.",
+    f"magic {MAGIC} || length (2) || flags (2) || guid ({relay.GUID})"
+    f" || mac ({relay.MAC}) || padding {relay.HEADER} bytes at least",
+    f"magic {MAGIC} || reserved (4) || guid ({relay.GUID})"
+    f" || padding {relay.OLD_HEADER} bytes at least",
+    f"ends in {relay.CHECK_MARK.hex(' ').upper()}.",
+    f"the whole datagram with {relay.MAC} zeros for the mac",
+    f"one that is published: {base64.b64encode(relay.DEFAULT_SECRET).decode()} ",
+    f"passed on, up to {registrar.MOST_CARRIED} bytes",
+    f"nothing for -idle ({RELAY_IDLE:g} s) is forgotten",
+    f"A handshake from port {NEVER_PEERS[0]} or {NEVER_PEERS[1]} is dropped.",
+)
+RELAY_FIGURES = (
+    f"Processes that forward, 1 to {parse.MOST_WORKERS}.",
+    f"at most {parse._LONGEST_PAUSE * 1000:g}ms.",
+    f"a quarter of a second's worth, and {Allowance(1, 1).most[0]:g} in any case",
+    f"{Allowance(1, 1).most[1] / 1024:g} KiB in any case",
+    f"no sign of life for {supervisor._HUNG_TICKS * supervisor._TICK:g} seconds is ended",
+    f"cannot start is tried {supervisor._MOST_TRIES} times",
+    f"SIGNAL {supervisor._MOST_TRIES} times in a row",
+    f"ports {NEVER_PEERS[0]} and {NEVER_PEERS[1]}, of services",
+    f"with port {parse.RELAY_PORT}.",
 )
 
 
@@ -294,6 +414,15 @@ def words(text: str) -> str:
 @pytest.mark.parametrize("figure", FIGURES)
 def test_figures_of_the_protocols_are_those_of_the_program(figure: str) -> None:
     assert figure in words(source("udppunch-protocols.7"))
+
+
+@pytest.mark.parametrize("figure", RELAY_FIGURES)
+def test_figures_of_the_relay_are_those_of_the_program(figure: str) -> None:
+    assert figure in words(source(PAGES["relay"]))
+
+
+def test_a_quarter_of_a_second_passes_at_once() -> None:
+    assert Allowance(4000.0, 4e6).most == (1000.0, 1e6)
 
 
 def test_attempts_are_those_of_the_program() -> None:
@@ -392,7 +521,7 @@ def test_commands_shown_exist() -> None:
     """In README and in the pages' examples."""
     texts = [code((ROOT / "README.md").read_text(encoding="utf-8")), *map(literal, ALL_PAGES)]
     shown = re.findall(r"(?<![\w.-])udppunch ([a-z]\w*)", "\n".join(texts))
-    assert {"rendezvous", "serve", "connect", "demo", "run"} <= set(shown)
+    assert set(usage.COMMANDS) <= set(shown)
     assert set(shown) <= {*usage.COMMANDS, *config.ALIASES}
 
 
@@ -401,3 +530,8 @@ def test_readme_links_lead_somewhere() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", readme):
         if "://" not in target:
             assert (ROOT / target).exists(), target
+
+
+def test_readme_leads_to_all_pages() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"\]\(man/([^)]+)\)", readme)) == ALL_PAGES

@@ -88,6 +88,7 @@ class Supervisor:
         self._draining = False
         self._stopping = False
         self._told_at = 0.0
+        self._next_tick = 0.0
         self._kill_at: Optional[float] = None
         self._failure: Optional[CommandError] = None
 
@@ -218,17 +219,18 @@ class Supervisor:
 
     def _look_after(self) -> None:
         now = time.monotonic()
-        alive = True
-        for slot, child in enumerate(self._children):
+        for child in self._children:
             if child.again_at is not None and now >= child.again_at:
                 self._start(child)
-            alive &= self._watch(slot, child)
         if self._kill_at is not None and now >= self._kill_at:
             self._stopping = True
             for child in self._children:
                 self._send(child, signal.SIGKILL)
-        if alive and not self._draining:
-            self._notify()
+        if now >= self._next_tick:  # and not whenever a signal came
+            self._next_tick = now + _TICK
+            alive = [self._watch(slot, child) for slot, child in enumerate(self._children)]
+            if all(alive) and not self._draining:
+                self._notify(now)
 
     def _watch(self, slot: int, child: Child) -> bool:
         """Whether the child has shown life; one that shows none for long is ended.
@@ -249,8 +251,7 @@ class Supervisor:
             self._send(child, signal.SIGKILL)
         return beats > 0
 
-    def _notify(self) -> None:
-        now = time.monotonic()
+    def _notify(self, now: float) -> None:
         if self._ready and now < self._told_at + (self._notifier.watchdog or _STATUS_EACH):
             return
         self._told_at = now
