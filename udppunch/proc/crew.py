@@ -155,9 +155,7 @@ def run_all(roles: Roles, scene: Scene) -> None:
     )
     scene.tell(loop, statistics)
     loop.run()
-    counters = crew.counted()
-    counted = ", ".join(f"{name} {count}" for name, count in sorted(counters.items()) if count)
-    event(log, logging.INFO, "stopped", f"stopped; {counted or 'nothing to count'}", **counters)
+    scene.say_stopped(crew.counted())
 
 
 def run_others(roles: Roles, scene: Scene, board: Board, slot: int) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Callable, List, Mapping, Optional, Sequence, Tuple
 
@@ -16,6 +18,7 @@ from udppunch.errors import CommandError
 from udppunch.net import udp
 from udppunch.net.clock import boot_time
 from udppunch.net.loop import Loop
+from udppunch.notices import event
 from udppunch.proc import control, metrics
 from udppunch.proc.statistics import Statistics
 
@@ -67,7 +70,16 @@ class Scene:
             log.error("reload: %s; all stays as it was", error)
             return []
         logs.set_level(process.log_level)
+        if os.getpid() == self.main_pid:
+            said = "SIGHUP: secret, limits and log level read again"
+            event(log, logging.INFO, "reloaded", said)
         return [config for name, config in roles if name == "relay"]
+
+    def say_stopped(self, counters: "Counter[str]") -> None:
+        """The last line of the log."""
+        counted = ", ".join(f"{name} {count}" for name, count in sorted(counters.items()) if count)
+        sentence = f"stopped; {counted or 'nothing to count'}"
+        event(log, logging.INFO, "stopped", sentence, **counters)
 
     def tell(self, loop: Loop, statistics: Statistics) -> None:
         """Answers who asks by the control socket and for metrics."""

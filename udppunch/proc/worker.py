@@ -109,6 +109,7 @@ def run_registrar(
     if group == 1:
         scene.tell(loop, _statistics(config, desk, scene, board))
     loop.run()
+    scene.say_stopped(registrar.all_counters())
     if scene.control is not None and os.getppid() != scene.main_pid:
         # The supervisor was killed, and can't clear it away.
         control.remove(Path(scene.control.getsockname()))
