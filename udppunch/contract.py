@@ -155,6 +155,9 @@ class Outbox(Protocol):
     def begin(self, route: Route) -> List[Piece]:
         """`route.pending`, which was None: for a batch's pieces to be added to."""
 
+    def is_own(self, address: Address) -> bool:
+        """Whether this host has that IP address. Costs some system calls."""
+
     def send(self, route: Route, data: bytes, ttl: int = 0) -> None:
         """Send one datagram (copied); `ttl`, if not 0, limits its hops (IPv4, 1 to 255)."""
 

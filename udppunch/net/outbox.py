@@ -9,12 +9,13 @@ from __future__ import annotations
 import socket
 from typing import Any, Dict, List, NamedTuple, Optional, Protocol, Sequence
 
+from udppunch.address import Address
 from udppunch.contract import Burst, Endpoint, Lookup, Piece, Role, Route
 from udppunch.net import socketerrors
 from udppunch.net.arena import LARGEST_DATAGRAM, Arena
 from udppunch.net.portable import Parcel, send_datagram
 from udppunch.net.troubles import Troubles
-from udppunch.net.udp import Prepared, UdpSocket
+from udppunch.net.udp import Prepared, UdpSocket, is_local
 
 
 class Sender(Protocol):
@@ -160,6 +161,9 @@ class LoopOutbox:
         route.pending = pending
         self._waiting.append(route)
         return pending
+
+    def is_own(self, address: Address) -> bool:
+        return is_local(address)
 
     def send(self, route: Route, data: bytes, ttl: int = 0) -> None:
         length = len(data)

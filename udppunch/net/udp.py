@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from typing import Callable, Optional, Tuple
 
-from udppunch.address import is_wildcard
+from udppunch.address import Address, is_wildcard, with_port
 from udppunch.contract import Batch, Endpoint, Role, Route
 from udppunch.net import offload, sockaddr
 from udppunch.net.arena import LARGEST_DATAGRAM
@@ -31,6 +31,17 @@ def open_socket(endpoint: Endpoint) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def is_local(address: Address) -> bool:
+    """Whether the IP address is one of this host: whether a socket can be bound to it."""
+    family = sockaddr.family(address)
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.bind(sockaddr.to_tuple(with_port(address, 0), family))
+    except OSError:
+        return False
+    return True
 
 
 class Prepared:

@@ -282,13 +282,16 @@ class Relay:
         if not guid:
             self._drop("unknown source", 1, source, now)
             return
-        if address.port(source) in _NEVER_PEERS or self._is_own(source, burst.local):
+        if address.port(source) in _NEVER_PEERS:
             self._drop("source never a peer", 1, source, now)
             return
         # A peer has a share of its own, which a flood from next door does not use up.
         party = bytes(source) if flow is not None else address.prefix(source)
         if not self._limiter.allows(party, now):
             self._drop("handshakes over their rate", 1, source, now)
+            return
+        if self._is_own(source):
+            self._drop("source never a peer", 1, source, now)
             return
         if self._secret and not relay.is_signed(datagram, self._secret):
             self.counters["handshakes: wrong mac"] += 1
@@ -301,13 +304,9 @@ class Relay:
         self._ask(Handshake(guid, peer, carried), now)
         self._asking = False
 
-    def _is_own(self, source: Address, asked: bytes) -> bool:
+    def _is_own(self, source: Address) -> bool:
         """Whether it would be a peer of itself, to which each datagram came back for ever."""
-        for own in self._own:
-            if source[-2:] == own[-2:]:
-                if source == own or source[:-2] == asked or address.ip(source).is_loopback:
-                    return True
-        return False
+        return any(source[-2:] == own[-2:] for own in self._own) and self._outbox.is_own(source)
 
     def _count(self, flow: _Flow) -> None:
         """Adds what the flow carried since the last time to the counters."""
