@@ -14,6 +14,7 @@ with a virtual clock.
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from typing import Any, Callable, List, Optional, Protocol, Sequence, Tuple
 
@@ -73,7 +74,11 @@ class Burst:
     view: memoryview
     segment: int
     local: bytes
-    position: int  # where the view starts in the loop's own buffer; for the loop alone
+    position: int  # where the view starts in the loop's own memory
+
+    @property
+    def piece(self) -> Piece:
+        return (self.position, len(self.view), self.segment)
 
     def datagrams(self) -> Sequence[memoryview]:
         """The datagrams one by one (slow: for control traffic, not for payload)."""
@@ -86,18 +91,24 @@ class Burst:
 class Batch:
     """What a batch of receives brought through `endpoint`, for a role that passes most of it on.
 
-    Four columns with an entry for each burst: its source, the piece of memory it is in
-    (position, length, segment), and its first byte (any, if it is empty). `singly` gives one of
-    them to `Role.receive`, for whatever is not passed on as it is.
+    Three columns with an entry for each burst: its source, the piece of memory it is in
+    (position, length, segment), and its first two bytes as a number of this machine (see
+    `word`; whatever was there before, as far as it is shorter). `singly` gives one of them to
+    `Role.receive`, for whatever is not passed on as it is.
     """
 
-    __slots__ = ("endpoint", "sources", "pieces", "firsts", "singly")
+    __slots__ = ("endpoint", "sources", "pieces", "words", "singly")
 
     endpoint: Endpoint
     sources: List[Address]
     pieces: List[Piece]
-    firsts: List[int]
+    words: List[int]
     singly: Callable[[int], None]
+
+
+def word(octets: bytes) -> int:
+    """Two bytes as `Batch.words` has them."""
+    return int.from_bytes(octets, sys.byteorder)
 
 
 class Route:
@@ -105,10 +116,13 @@ class Route:
 
     `source`, an IP address of 4 or 16 bytes, chooses the local address they leave from.
     Roles keep the routes they use often. `pending` are the pieces to be sent, None if there are
-    none; `prepared` is the outbox's own. `datagrams` and `octets` count what was accepted.
+    none; `laid` (whether some of them are more than pieces) and `prepared` are the outbox's own.
+    `datagrams` and `octets` count what was accepted.
     """
 
-    __slots__ = ("endpoint", "destination", "source", "pending", "prepared", "datagrams", "octets")
+    __slots__ = (
+        "endpoint", "destination", "source", "pending", "laid", "prepared", "datagrams", "octets",
+    )  # fmt: skip
 
     def __init__(
         self, endpoint: Endpoint, destination: Optional[Address] = None, source: bytes = b""
@@ -117,6 +131,7 @@ class Route:
         self.destination = destination
         self.source = source
         self.pending: Optional[List[Piece]] = None
+        self.laid = False
         self.prepared: Any = None
         self.datagrams = 0
         self.octets = 0
@@ -151,6 +166,12 @@ class Outbox(Protocol):
 
     def forward(self, route: Route, burst: Burst) -> None:
         """Send all datagrams of the burst in hand, in order, without copying them."""
+
+    def prefix(self, route: Route, piece: Piece, head: bytes) -> None:
+        """Send each datagram of the piece with `head` (at most 64 bytes) in front of it."""
+
+    def strip(self, route: Route, piece: Piece, octets: int) -> None:
+        """Send each datagram of the piece, all of which are as long, without its first octets."""
 
     def begin(self, route: Route) -> List[Piece]:
         """`route.pending`, which was None: for a batch's pieces to be added to."""

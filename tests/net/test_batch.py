@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import socket
 import struct
+import sys
 from typing import Callable, Dict, List, Tuple
 
 import pytest
@@ -34,8 +35,8 @@ class Forwarder:
 
     def receive_batch(self, batch: Batch, now: float) -> None:
         self.batches.append(len(batch.sources))
-        for index, (_, piece, first) in enumerate(zip(batch.sources, batch.pieces, batch.firsts)):
-            if first == MARKED or piece[1] > piece[2] or not piece[1]:
+        for index, (_, piece, start) in enumerate(zip(batch.sources, batch.pieces, batch.words)):
+            if start.to_bytes(2, sys.byteorder)[0] == MARKED or piece[1] > piece[2] or not piece[1]:
                 batch.singly(index)
                 continue
             pending = self.route.pending

@@ -11,6 +11,8 @@ import mmap
 LARGEST_DATAGRAM = 65_507
 
 _SLOT = 65_536
+# Before each slot, for what may have to be put in front of a datagram; keeps slots aligned.
+HEADROOM = 64
 _SCRATCH = 1 << 20
 
 
@@ -19,7 +21,8 @@ class Arena:
 
     def __init__(self, slots: int) -> None:
         self.slots = slots
-        self.slot_size = self.stride = _SLOT
+        self.slot_size = _SLOT
+        self.stride = HEADROOM + _SLOT
         self._scratch_at = slots * self.stride
         self.memory = mmap.mmap(
             -1, self._scratch_at + _SCRATCH, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
@@ -27,6 +30,10 @@ class Arena:
         self.view = memoryview(self.memory)
         self.origin = 0
         self._free_at = self._scratch_at
+
+    def start_of(self, slot: int) -> int:
+        """Where a slot's datagram starts, counted from the memory's start."""
+        return slot * self.stride + HEADROOM
 
     def cut(self, position: int, length: int) -> memoryview:
         start = position - self.origin

@@ -7,7 +7,7 @@ gathers them by an I/O vector. A shorter one closes the group, or else datagrams
 
 from __future__ import annotations
 
-from typing import List, NamedTuple, Sequence
+from typing import List, NamedTuple, Sequence, Union
 
 from udppunch.contract import Piece
 
@@ -18,12 +18,16 @@ MOST_OCTETS = 65_000
 
 
 class Group(NamedTuple):
-    """One message: `spans` is position, length, position, length and so on."""
+    """One message: `spans` is position, length, position, length and so on.
+
+    `headed`: each datagram is two spans, of which the first is what was put in front of it.
+    """
 
     segment: int
     datagrams: int
     octets: int
     spans: List[int]
+    headed: bool = False
 
 
 def group(pieces: Sequence[Piece], largest: int) -> List[Group]:
@@ -71,6 +75,43 @@ def group(pieces: Sequence[Piece], largest: int) -> List[Group]:
     if spans:
         groups.append(Group(size, -(-octets // size), octets, spans))
     return groups
+
+
+def lay(pieces: Sequence[Union[Piece, Group]], largest: int) -> List[Group]:
+    """As `group`, where among the pieces there are messages that are laid already."""
+    groups: List[Group] = []
+    plain: List[Piece] = []
+    for piece in pieces:
+        if isinstance(piece, Group):
+            groups += group(plain, largest)
+            plain = []
+            groups += [piece] if piece.segment <= largest else _apart(piece)
+        else:
+            plain.append(piece)
+    return groups + group(plain, largest)
+
+
+def headed(piece: Piece, head_at: int, head: int) -> List[Group]:
+    """A train with `head` bytes from `head_at` in front of each of its datagrams."""
+    position, length, segment = piece
+    size = head + segment
+    whole = min(MOST_SEGMENTS, MOST_OCTETS // size) * segment
+    groups = []
+    for start in range(0, length, whole):
+        spans: List[int] = []
+        end = min(start + whole, length)
+        for at in range(start, end, segment):
+            spans += (head_at, head, position + at, min(segment, end - at))
+        datagrams = len(spans) // 4
+        groups.append(Group(size, datagrams, end - start + datagrams * head, spans, True))
+    return groups
+
+
+def _apart(message: Group) -> List[Group]:
+    """A headed message as one for each datagram."""
+    spans = message.spans
+    each = (spans[at : at + 4] for at in range(0, len(spans), 4))
+    return [Group(s[1] + s[3], 1, s[1] + s[3], s, True) for s in each]
 
 
 def _alike(pieces: Sequence[Piece], largest: int) -> List[Group]:

@@ -50,6 +50,7 @@ class MmsgReceiver:
         self._troubles = troubles
         self._burst = Burst()
         self._batch = Batch()
+        self._words = arena.view.cast("H")
         self._next = 0
         self._sources: Dict[bytes, Address] = {}
         self._told: Dict[bytes, Tuple[int, bytes]] = {}
@@ -67,7 +68,7 @@ class MmsgReceiver:
         self._names_at, self._controls_at = names, controls
         for slot in range(slots):
             vector = vectors + slot * IOVEC
-            data = self._arena.origin + slot * self._arena.stride
+            data = self._arena.origin + self._arena.start_of(slot)
             struct.pack_into("@PN", memory, vector, data, self._arena.slot_size)
             HEADER.pack_into(
                 memory, slot * HEADER.size,
@@ -143,7 +144,7 @@ class MmsgReceiver:
             segment, burst.local = self._told.get(control) or self._tell(control)
             if 0 < segment < length:
                 burst.segment = segment
-        start = slot * self._arena.stride
+        start = self._arena.start_of(slot)
         burst.view = self._arena.view[start : start + length]
         burst.position = self._arena.origin + start
         try:
@@ -183,12 +184,13 @@ class MmsgReceiver:
         batch.endpoint = udp.endpoint
         batch.sources = [sources.get(name) or self._source(name) for name in names]
         segments = self._segments(first, lengths, sizes) if any(sizes) else lengths
-        start = first * stride
+        start = self._arena.start_of(first)
         positions = range(
             self._arena.origin + start, self._arena.origin + start + count * stride, stride
         )
         batch.pieces = list(zip(positions, lengths, segments))
-        batch.firsts = self._arena.view[start : start + count * stride : stride].tolist()
+        words = self._words[start // 2 : (start + count * stride) // 2 : stride // 2]
+        batch.words = words.tolist()
         batch.singly = lambda index: self._hand_over(
             udp, now, first + index, lengths[index], sizes[index]
         )

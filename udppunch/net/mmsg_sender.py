@@ -9,7 +9,7 @@ from typing import Dict, List, Sequence, Tuple
 from udppunch.contract import Piece, Route
 from udppunch.net import offload, socketerrors
 from udppunch.net.arena import Arena
-from udppunch.net.grouping import MOST_OCTETS, MOST_SEGMENTS, Group, group
+from udppunch.net.grouping import MOST_OCTETS, MOST_SEGMENTS, Group, group, lay
 from udppunch.net.mmsg import (
     CONTROL,
     DONTWAIT,
@@ -23,7 +23,7 @@ from udppunch.net.mmsg import (
     control_message,
     pointers,
 )
-from udppunch.net.portable import Parcel, send_datagram, send_train
+from udppunch.net.portable import Parcel, datagrams_of, send_datagram, send_train
 from udppunch.net.socketerrors import Action
 from udppunch.net.troubles import Troubles
 from udppunch.net.udp import Prepared, UdpSocket
@@ -80,8 +80,11 @@ class MmsgSender:
     def send(self, udp: UdpSocket, parcels: Sequence[Parcel]) -> None:
         for route, prepared, pieces in parcels:
             largest = prepared.largest if udp.segments else 0
-            for message in group(pieces, largest):
-                if len(self._messages) == _MOST_MESSAGES:
+            groups = lay(pieces, largest) if route.laid else group(pieces, largest)
+            route.laid = False
+            for message in groups:
+                full = len(self._messages) == _MOST_MESSAGES
+                if full or len(self._spans) + len(message.spans) > 2 * _MOST_SPANS:
                     self._transmit(udp)
                 self._add(route, prepared, message)
         self._transmit(udp)
@@ -155,8 +158,7 @@ class MmsgSender:
                 self._troubles.no_segmentation(udp)
             udp.segments = False
         accepted = 0
-        for position, length in zip(message.spans[::2], message.spans[1::2]):
-            data = self._arena.cut(position, length)
+        for data in datagrams_of(self._arena, message):
             accepted += send_train(udp, route, prepared, data, message.segment, self._troubles)
         if accepted:
             prepared.largest = min(prepared.largest, message.segment - 1)

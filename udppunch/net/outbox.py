@@ -13,6 +13,7 @@ from udppunch.address import Address
 from udppunch.contract import Burst, Endpoint, Lookup, Piece, Role, Route
 from udppunch.net import socketerrors
 from udppunch.net.arena import LARGEST_DATAGRAM, Arena
+from udppunch.net.grouping import headed
 from udppunch.net.portable import Parcel, send_datagram
 from udppunch.net.troubles import Troubles
 from udppunch.net.udp import Prepared, UdpSocket, is_local
@@ -49,15 +50,21 @@ class Dispatch:
             self.flush()
         return self._arena.keep(data)
 
+    def put_before(self, position: int, head: bytes) -> None:
+        """Writes it into the headroom of a received datagram."""
+        end = position - self._arena.origin
+        self._arena.view[end - len(head) : end] = head
+
     def flush(self) -> None:
         """Sends all that waits. Whatever the kernel says to it, this returns."""
         if not self.waiting:
             return
         if len(self.waiting) == 1:
             (route,) = self.waiting
-            if route.pending is not None and len(route.pending) == 1:
+            pending = route.pending
+            if pending is not None and len(pending) == 1 and not route.laid:
                 self.waiting.clear()
-                self._flush_lone(route, route.pending[0])
+                self._flush_lone(route, pending[0])
                 return
         parcels: Dict[UdpSocket, List[Parcel]] = {}
         for route in self.waiting:
@@ -151,6 +158,30 @@ class LoopOutbox:
 
     def forward(self, route: Route, burst: Burst) -> None:
         piece = (burst.position, len(burst.view), burst.segment)
+        pending = route.pending
+        if pending is None:
+            pending = self.begin(route)
+        pending.append(piece)
+
+    def prefix(self, route: Route, piece: Piece, head: bytes) -> None:
+        position, length, segment = piece
+        if length <= segment:
+            octets = len(head)
+            self._dispatch.put_before(position, head)
+            self._add(route, (position - octets, octets + length, octets + length))
+            return
+        for message in headed(piece, self._dispatch.keep(head), len(head)):
+            self._add(route, message)
+            route.laid = True
+
+    def strip(self, route: Route, piece: Piece, octets: int) -> None:
+        position, length, segment = piece
+        for start in range(0, length, segment):
+            size = min(segment, length - start) - octets
+            if size >= 0:
+                self._add(route, (position + start + octets, size, size))
+
+    def _add(self, route: Route, piece: Any) -> None:
         pending = route.pending
         if pending is None:
             pending = self.begin(route)

@@ -7,13 +7,14 @@ The loop runs on it where the kernel has no batch calls; the batch sender uses
 from __future__ import annotations
 
 import socket
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
 from udppunch.address import Address
 from udppunch.contract import Burst, Piece, Route
 from udppunch.errors import CommandError
 from udppunch.net import offload, sockaddr, socketerrors
 from udppunch.net.arena import Arena
+from udppunch.net.grouping import Group
 from udppunch.net.socketerrors import Action
 from udppunch.net.troubles import Troubles
 from udppunch.net.udp import Prepared, UdpSocket
@@ -53,7 +54,7 @@ class PortableReceiver:
         burst.endpoint = udp.endpoint
         errors = 0
         while self._next < arena.slots and not udp.closing:
-            position = self._next * arena.stride
+            position = arena.start_of(self._next)
             try:
                 length, told, flags, name = udp.sock.recvmsg_into(
                     [arena.view[position : position + arena.slot_size]], control
@@ -102,9 +103,25 @@ class PortableSender:
 
     def send(self, udp: UdpSocket, parcels: Sequence[Parcel]) -> None:
         for route, prepared, pieces in parcels:
-            for position, length, segment in pieces:
+            route.laid = False
+            for piece in pieces:
+                if isinstance(piece, Group):
+                    for data in datagrams_of(self._arena, piece):
+                        send_datagram(udp, route, prepared, data, self._troubles)
+                    continue
+                position, length, segment = piece
                 data = self._arena.cut(position, length)
                 send_train(udp, route, prepared, data, segment, self._troubles)
+
+
+def datagrams_of(arena: Arena, message: Group) -> Iterator[memoryview]:
+    """What the message's spans hold: its datagrams, joined to what is put in front of each."""
+    cuts = [arena.cut(*span) for span in zip(message.spans[::2], message.spans[1::2])]
+    if not message.headed:
+        yield from cuts
+        return
+    for head, data in zip(cuts[::2], cuts[1::2]):
+        yield memoryview(b"".join((head, data)))
 
 
 def send_train(

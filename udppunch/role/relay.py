@@ -14,7 +14,7 @@ from typing import Callable, Dict, List, Optional, Sequence
 from udppunch import address
 from udppunch.address import Address
 from udppunch.config.roles import RelayConfig
-from udppunch.contract import Batch, Burst, Endpoint, Lookup, Outbox, Route
+from udppunch.contract import Batch, Burst, Endpoint, Lookup, Outbox, Route, word
 from udppunch.notices import TRACE, Notices, event
 from udppunch.proto.limiter import Allowance, Limiter
 from udppunch.wire import registrar, relay
@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 # Services that answer anything: none of them is ever a peer (Loop DoS, CVE-2024-2169).
 _NEVER_PEERS = frozenset({0, 7, 13, 17, 19, 53, 69, 123})
 _FIRST_BYTE = relay.MAGIC[0]
+_FIRST_WORD = word(relay.MAGIC[:2])
 _REPORT = 1.0
 _REPORTED_AT_ONCE = 2000
 
@@ -155,14 +156,14 @@ class Relay:
     def receive_batch(self, batch: Batch, now: float) -> None:
         """What is plain payload of a known peer, without a detour for each datagram."""
         flows, begin = self._flows, self._outbox.begin
-        for index, (source, piece, first) in enumerate(
-            zip(batch.sources, batch.pieces, batch.firsts)
+        for index, (source, piece, start) in enumerate(
+            zip(batch.sources, batch.pieces, batch.words)
         ):
             flow = flows.get(source)
             _, octets, segment = piece
             if (
                 flow is None
-                or first == _FIRST_BYTE
+                or start == _FIRST_WORD
                 or octets > segment
                 or octets > flow.octets_left
                 or flow.datagrams_left < 1
