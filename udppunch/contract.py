@@ -91,18 +91,19 @@ class Burst:
 class Batch:
     """What a batch of receives brought through `endpoint`, for a role that passes most of it on.
 
-    Three columns with an entry for each burst: its source, the piece of memory it is in
-    (position, length, segment), and its first two bytes as a number of this machine (see
-    `word`; whatever was there before, as far as it is shorter). `singly` gives one of them to
-    `Role.receive`, for whatever is not passed on as it is.
+    Columns with an entry for each burst: its source, the piece of memory it is in (position,
+    length, segment), its first two bytes as a number of this machine (see `word`; whatever was
+    there before, as far as it is shorter), and the addresses asked, where these are told at
+    all. `singly` gives one of them to `Role.receive`, for whatever is not passed on as it is.
     """
 
-    __slots__ = ("endpoint", "sources", "pieces", "words", "singly")
+    __slots__ = ("endpoint", "sources", "pieces", "words", "locals", "singly")
 
     endpoint: Endpoint
     sources: List[Address]
     pieces: List[Piece]
     words: List[int]
+    locals: Optional[List[bytes]]
     singly: Callable[[int], None]
 
 

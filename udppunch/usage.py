@@ -16,6 +16,8 @@ Commands:
   serve       offer a UDP service behind a NAT to all who have the key (alias: server)
   connect     reach such a service through a local port (alias: client)
   relay       carry datagrams between two peers that say the same id
+  helper      publish firewalled UDP services; on a public host
+  expose      make a helper publish a UDP service that stands behind a firewall
   run         do one or several of these as a YAML file says
   check       probe a service and say how it is; for cron and monitoring
   stats       show what a running daemon does
@@ -102,6 +104,49 @@ Options:
   --drain-timeout TIME   how long SIGTERM lets channels go on [default: 10s]
 {_PROCESS}"""
 
+_PASSWORD = """\
+  --password-file FILE   what both sides share; also UDPPUNCH_PASSWORD [default: none]
+"""
+
+_HELPER = f"""\
+Publish UDP services of firewalled hosts at public ports of this one (udpexposer's protocol).
+
+Usage:
+  udppunch helper [options] LISTEN
+
+LISTEN is host:port, [v6]:port or :port, for the exposers as for the connectees.
+
+Options:
+{_PASSWORD}\
+  --name NAME=ADDRESS    publish the service of that name there; several with commas [default: none]
+  -n --max-clients N     connectees of a service at once, up to 65535 [default: 64]
+  --workers N            processes that forward [default: one a processor]
+  --idle TIME            forget a connectee that was silent for TIME [default: 5min]
+  --rate N               newcomers and keepalives a second from one /24 or /56 [default: 100]
+  --proxy-protocol V     put the connectee's address in front: v2, or none [default: none]
+  --coalesce TIME        when many come, wait so long for more, at most 10ms [default: 0]
+  --recv-buffer BYTES    of each socket: 262144, 256K, 4M [default: 4M]
+  --send-buffer BYTES    the same, to send [default: 4M]
+{_PROCESS}"""
+
+_EXPOSE = f"""\
+Make each HELPER publish the UDP service at LOCAL (udpexposer's protocol).
+
+Usage:
+  udppunch expose [options] LOCAL HELPER...
+
+LOCAL and HELPER are host:port.
+
+Options:
+{_PASSWORD}\
+  --name NAME            of the service, where the helper publishes several [default: none]
+  --bind ADDRESS         local IP address to speak to helpers from [default: any]
+  -n --max-clients N     connectees at once, up to 65535 [default: 64]
+  -i --keepalive TIME    tell the helper each TIME that this end is there [default: 25s]
+  --idle TIME            forget a connectee that was silent for TIME [default: 5min]
+  --coalesce TIME        when many come, wait so long for more, at most 10ms [default: 0]
+{_PROCESS}"""
+
 _RUN = f"""\
 Do what FILE says: one or several roles in one process, see udppunch.yaml(5).
 
@@ -178,6 +223,8 @@ COMMANDS: Dict[str, str] = {
     "serve": _SERVE,
     "connect": _CONNECT,
     "relay": _RELAY,
+    "helper": _HELPER,
+    "expose": _EXPOSE,
     "run": _RUN,
     "check": _CHECK,
     "stats": _STATS,

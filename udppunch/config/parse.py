@@ -17,6 +17,7 @@ from udppunch.address import Address
 from udppunch.contract import Lookup
 from udppunch.errors import EX_NOHOST, EX_NOINPUT, EX_NOPERM, CommandError, ConfigError
 from udppunch.wire import relay
+from udppunch.wire.expose import NAME_MAXIMUM, TAGS
 from udppunch.wire.puncher import KEY_MAXIMUM
 
 RENDEZVOUS_PORT = 39737
@@ -150,6 +151,63 @@ def parse_listen_dual_stack(text: str) -> Tuple[Address, ...]:
     """Where to listen: `:port` is every address, of IPv6 as of IPv4."""
     host, port = split_address(text)
     return parse_listen(text) if host else (address.with_port(address.ANY_IPV6, port),)
+
+
+def parse_destinations(text: str) -> Tuple[Lookup, ...]:
+    return (parse_destination(text),)
+
+
+def parse_name(text: str) -> str:
+    """The name of a service; empty for `none`."""
+    name = "" if text == "none" else text
+    if len(name.encode()) > NAME_MAXIMUM or not name.isprintable() or set(name) & set("=,"):
+        raise Invalid(f"{text!r} is not a name: at most {NAME_MAXIMUM} bytes, without = and comma")
+    return name
+
+
+def parse_names(text: str) -> Tuple[Tuple[str, Address], ...]:
+    """`NAME=ADDRESS`, several with commas between them, or `none`."""
+    if text == "none":
+        return ()
+    names = []
+    for one in text.split(","):
+        name, equals, where = one.partition("=")
+        if not equals or not parse_name(name.strip()):
+            raise Invalid(f"{one!r} is not NAME=ADDRESS, as web=:5353")
+        names += [(name.strip(), at) for at in parse_listen_dual_stack(where)]
+    return tuple(names)
+
+
+def parse_tags(text: str) -> int:
+    count = parse_count(text)
+    if count >= TAGS:
+        raise Invalid(f"{text!r} is out of range: 1 to {TAGS - 1}")
+    return count
+
+
+def parse_proxy_protocol(text: str) -> bool:
+    if text not in ("v2", "none"):
+        raise Invalid(f"{text!r} is not a version of the PROXY protocol: write v2 or none")
+    return text == "v2"
+
+
+def parse_bind_any(text: str) -> Address:
+    """A local IP address, with a port or without."""
+    try:
+        if ":" not in text or text.count(":") > 1 and "[" not in text:
+            return address.pack(text, 0)
+        host, port = split_address(text)
+        return address.pack(host or "0.0.0.0", port)
+    except ValueError:
+        raise Invalid(f"{text!r} is not a local IP address: write 192.0.2.1 or [v6]:port") from None
+
+
+def read_password_file(path: str) -> bytes:
+    text = read_text(path, "password file")
+    password = (text[:-1] if text.endswith("\n") else text).encode()
+    if not password:
+        raise Invalid(f"password file {path} is empty")
+    return password
 
 
 def parse_metrics(text: str) -> Address:

@@ -10,9 +10,12 @@ from udppunch.config import parse
 from udppunch.config.parse import RELAY_PORT, RENDEZVOUS_PORT, Invalid
 from udppunch.config.settings import Setting, parse_all
 from udppunch.contract import Lookup
+from udppunch.errors import EX_UNAVAILABLE, CommandError
+from udppunch.wire.expose import derive_key
 
 # Named as the original has it, so that an existing unit keeps its environment file.
 SECRET_VARIABLE = "UDP_RELAY_SECRET_KEY"
+PASSWORD_VARIABLE = "UDPPUNCH_PASSWORD"
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,51 @@ class RelayConfig:
     send_buffer: int
     drain_timeout: float
 
+    @property
+    def binds(self) -> Tuple[Address, ...]:
+        return self.listen
+
+
+@dataclass(frozen=True)
+class HelperConfig:
+    """`name` are further services, each with its public addresses. `key` as in ExposeConfig."""
+
+    listen: Tuple[Address, ...]
+    name: Tuple[Tuple[str, Address], ...]
+    key: bytes = field(repr=False)
+    max_clients: int
+    workers: int
+    idle: float
+    rate: int
+    proxy_protocol: bool
+    coalesce: float
+    recv_buffer: int
+    send_buffer: int
+
+    @property
+    def drain_timeout(self) -> float:
+        """There is nothing to wait for: nothing on this wire ends by itself."""
+        return 0.0
+
+    @property
+    def binds(self) -> Tuple[Address, ...]:
+        return (*self.listen, *(bind for _, bind in self.name))
+
+
+@dataclass(frozen=True)
+class ExposeConfig:
+    """`key` of the password, empty for none; `bind` None for any address."""
+
+    local: Lookup
+    helper: Tuple[Lookup, ...]
+    key: bytes = field(repr=False)
+    bind: Optional[Address]
+    name: str
+    max_clients: int
+    keepalive: float
+    idle: float
+    coalesce: float
+
 
 _PATH_SETTINGS = {
     "rendezvous": Setting(parse.parse_rendezvous),
@@ -104,6 +152,30 @@ ROLES: Dict[str, Dict[str, Setting]] = {
         "send-buffer": Setting(parse.parse_buffer, "4M"),
         "drain-timeout": Setting(parse.parse_time, "10s"),
     },
+    "helper": {
+        "listen": Setting(parse.parse_listen_dual_stack, plural=True),
+        "password-file": Setting(parse.read_password_file, optional=True),
+        "name": Setting(parse.parse_names, "none", plural=True, mapping=True),
+        "max-clients": Setting(parse.parse_tags, "64"),
+        "workers": Setting(parse.parse_workers, optional=True),
+        "idle": Setting(parse.parse_time, "5min"),
+        "rate": Setting(parse.parse_count, "100"),
+        "proxy-protocol": Setting(parse.parse_proxy_protocol, "none"),
+        "coalesce": Setting(parse.parse_pause, "0"),
+        "recv-buffer": Setting(parse.parse_buffer, "4M"),
+        "send-buffer": Setting(parse.parse_buffer, "4M"),
+    },
+    "expose": {
+        "local": Setting(parse.parse_destination),
+        "helper": Setting(parse.parse_destinations, plural=True),
+        "password-file": Setting(parse.read_password_file, optional=True),
+        "name": Setting(parse.parse_name, "none"),
+        "bind": Setting(parse.parse_bind_any, optional=True),
+        "max-clients": Setting(parse.parse_tags, "64"),
+        "keepalive": Setting(parse.parse_time, "25s"),
+        "idle": Setting(parse.parse_time, "5min"),
+        "coalesce": Setting(parse.parse_pause, "0"),
+    },
 }
 
 ALIASES = {"turn": "rendezvous", "server": "serve", "client": "connect"}
@@ -114,6 +186,8 @@ _CONFIGS: Dict[str, Callable[..., Any]] = {
     "serve": ServeConfig,
     "connect": ConnectConfig,
     "relay": RelayConfig,
+    "helper": HelperConfig,
+    "expose": ExposeConfig,
 }
 
 
@@ -124,6 +198,10 @@ def role_config(role: str, raw: Mapping[str, Any], environment: Mapping[str, str
         _choose_key(values, environment)
     if "secret-file" in values:
         _choose_secret(values, environment)
+    if "password-file" in values:
+        _choose_password(values, environment)
+    if "workers" in values and values["workers"] is None:
+        values["workers"] = 0
     values = {name.replace("-", "_"): value for name, value in values.items()}
     return _CONFIGS[role](**values)
 
@@ -151,5 +229,20 @@ def _choose_secret(values: Dict[str, Any], environment: Mapping[str, str]) -> No
         except Invalid as error:
             raise Invalid(f"{SECRET_VARIABLE}: {error}") from None
     values["secret"] = secret or b""
-    if values["workers"] is None:
-        values["workers"] = 0
+
+
+def _choose_password(values: Dict[str, Any], environment: Mapping[str, str]) -> None:
+    password = values.pop("password-file")
+    if password is None:
+        password = environment.get(PASSWORD_VARIABLE, "").encode()
+    values["key"] = b""
+    if not password:
+        return
+    try:
+        values["key"] = derive_key(password)
+    except ImportError as error:
+        raise CommandError(
+            f"a password needs the Python library {error.name or 'argon2'}"
+            " (pip install 'udppunch[password]', or Debian's python3-argon2)",
+            EX_UNAVAILABLE,
+        ) from None

@@ -10,12 +10,14 @@ from udppunch.config.parse import Invalid, nearest
 
 @dataclass(frozen=True)
 class Setting:
-    """`default` None: must be given, unless `optional`. `plural` takes a list."""
+    """`default` None: must be given, unless `optional`. `plural` takes a list, and `mapping`
+    a table of names and addresses too."""
 
     parse: Callable[[str], Any]
     default: Optional[str] = None
     optional: bool = False
     plural: bool = False
+    mapping: bool = False
 
 
 def parse_all(settings: Mapping[str, Setting], raw: Mapping[str, Any]) -> Dict[str, Any]:
@@ -32,6 +34,9 @@ def _parse_one(name: str, setting: Setting, given: Any) -> Any:
                 return None
             raise Invalid(f"{name} is missing")
         given = setting.default
+    if setting.mapping and isinstance(given, dict):
+        # A bare number is a port.
+        given = [f"{key}={':' if isinstance(at, int) else ''}{at}" for key, at in given.items()]
     texts = given if isinstance(given, list) else [given]
     if any(isinstance(text, (dict, list)) or text is None for text in texts):
         raise Invalid(f"{name} takes a plain value{' or a list' if setting.plural else ''}")

@@ -183,7 +183,9 @@ class MmsgReceiver:
         ]
         batch.endpoint = udp.endpoint
         batch.sources = [sources.get(name) or self._source(name) for name in names]
-        segments = self._segments(first, lengths, sizes) if any(sizes) else lengths
+        segments, batch.locals = lengths, None
+        if any(sizes):
+            segments, batch.locals = self._told_of_each(first, lengths, sizes)
         start = self._arena.start_of(first)
         positions = range(
             self._arena.origin + start, self._arena.origin + start + count * stride, stride
@@ -202,16 +204,21 @@ class MmsgReceiver:
         except Exception as error:
             self._troubles.bug(udp, error)
 
-    def _segments(self, first: int, lengths: List[int], sizes: List[int]) -> List[int]:
-        """The segment size of each message: its length, where it is no train."""
+    def _told_of_each(
+        self, first: int, lengths: List[int], sizes: List[int]
+    ) -> Tuple[List[int], List[bytes]]:
+        """The segment size of each message (its length, if it is no train), and who was asked."""
         memory, told, at = self._memory, self._told, self._controls_at + first * CONTROL
-        segments = []
+        segments, locals_ = [], []
         for length, size in zip(lengths, sizes):
-            control = memory[at : at + size]
-            segment = (told.get(control) or self._tell(control))[0] if size else 0
+            segment, local = 0, b""
+            if size:
+                control = memory[at : at + size]
+                segment, local = told.get(control) or self._tell(control)
             segments.append(segment if 0 < segment < length else length)
+            locals_.append(local)
             at += CONTROL
-        return segments
+        return segments, locals_
 
     def _source(self, name: bytes) -> Address:
         if len(self._sources) >= _MOST_NAMES:

@@ -1,4 +1,4 @@
-"""All roles of a daemon in one process, a relay with its only worker among them."""
+"""All roles of a daemon in one process, those with workers having one beside its registrar."""
 
 from __future__ import annotations
 
@@ -11,22 +11,21 @@ from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 from udppunch import address
 from udppunch.address import Address
-from udppunch.config.roles import RelayConfig
 from udppunch.contract import Outbox, Role
 from udppunch.net import reuseport
 from udppunch.net.clock import boot_time
 from udppunch.net.loop import Loop
 from udppunch.notices import event
 from udppunch.proc.board import Board, Process
-from udppunch.proc.registrar import RegistrarRole, limits_of
+from udppunch.proc.kinds import KINDS, SharedRole
+from udppunch.proc.registrar import RegistrarRole
 from udppunch.proc.scene import BEAT_EACH, Roles, Scene, nothing
 from udppunch.proc.signals import act_on_signals
 from udppunch.proc.statistics import Statistics, describe_role
 from udppunch.proc.systemd import Notifier
 from udppunch.proc.ticker import Ticker
-from udppunch.proto.registrar import Registrar
 from udppunch.role.connect import Connect
-from udppunch.role.relay import Relay
+from udppunch.role.expose import Expose
 from udppunch.role.rendezvous import Rendezvous
 from udppunch.role.serve import Serve
 from udppunch.wire import registrar as wire
@@ -38,6 +37,7 @@ _ROLES: Dict[str, Callable[[Any, Outbox, Callable[[int], bytes]], Role]] = {
     "rendezvous": Rendezvous,
     "serve": Serve,
     "connect": Connect,
+    "expose": Expose,
 }
 
 
@@ -48,27 +48,29 @@ class _Crew:
         self.loop = loop
         self.roles: List[Tuple[str, Role]] = []
         self.desks: List[RegistrarRole] = []
-        self.relays: List[Tuple[Relay, RelayConfig]] = []
+        self.shared: List[Tuple[SharedRole, Any]] = []  # whose registrars those are
 
     def add(self, name: str, config: Any) -> None:
         outbox = self.loop.outbox()
-        if name == "relay":
-            role: Role = self._relay(config, outbox)
+        if name in KINDS:
+            role: Role = self._with_registrar(name, config, outbox)
         else:
             role = _ROLES[name](config, outbox, os.urandom)
         self.roles.append((name, role))
         self.loop.add(role, outbox)
 
     def status(self) -> str:
-        """The registrar's word is a relay's, whose worker knows less."""
-        told = [role.status() for name, role in self.roles if name != "relay"]
-        return "; ".join(told + [f"relay: {desk.status()}" for desk in self.desks])
+        """A registrar's word is its role's, whose worker knows less."""
+        told = [role.status() for name, role in self.roles if name not in KINDS]
+        names = [name for name, _ in self.roles if name in KINDS]
+        told += [f"{name}: {desk.status()}" for name, desk in zip(names, self.desks)]
+        return "; ".join(told)
 
     def describe(self) -> List[Dict[str, Any]]:
         described = []
         desks = iter(self.desks)
         for name, role in self.roles:
-            if isinstance(role, Relay):
+            if name in KINDS:
                 desk = next(desks)
                 counters = role.counters + desk.registrar.all_counters()
                 described.append(describe_role(name, desk, counters, desk.registrar.gauges()))
@@ -82,62 +84,68 @@ class _Crew:
         of_desks = [desk.counters for desk in self.desks]
         return sum([*of_roles, *of_desks], Counter(self.loop.counters))
 
-    def _relay(self, config: RelayConfig, outbox: Outbox) -> Relay:
-        """With its registrar beside it, which it calls and is called by."""
-        relay: Relay
+    def _with_registrar(self, name: str, config: Any, outbox: Outbox) -> SharedRole:
+        """A role with its registrar beside it, which it calls and is called by."""
+        role: SharedRole
 
         def tell(worker: int, message: wire.Message, now: float) -> None:
-            relay.told(message, now)
+            role.told(message, now)
 
-        registrar = Registrar(limits_of(config), 1, tell)
-        relay = Relay(config, outbox, lambda message, now: registrar.hear(0, message, now))
+        kind = KINDS[name]
+        registrar = kind.registrar(config, 1, tell, False)
+
+        def ask(message: wire.Message, now: float) -> None:
+            registrar.hear(0, message, now)
+
+        role = kind.role(config, outbox, ask, kind.memory(config, 1), 0, os.getpid())
         desk = RegistrarRole(registrar, self._drained)
         self.desks.append(desk)
-        self.relays.append((relay, config))
+        self.shared.append((role, config))
         self.loop.add(desk, self.loop.outbox())
-        return relay
+        return role
 
     def _drained(self) -> None:
         if all(desk.over for desk in self.desks):
             self.loop.stop()
 
     def terminate(self) -> None:
-        """SIGTERM: relays come to an end first, unless it is said twice."""
+        """SIGTERM: channels come to an end first, unless it is said twice."""
         if not self.desks or any(desk.draining for desk in self.desks):
             self.stop()
-        for desk, (_, config) in zip(self.desks, self.relays):
+        for desk, (_, config) in zip(self.desks, self.shared):
             desk.drain(config.drain_timeout)
 
     def stop(self) -> None:
         event(log, logging.INFO, "stopping", "stopping")
         self.loop.stop()
 
-    def configure(self, configs: Sequence[RelayConfig]) -> None:
-        """The relays' configurations, read anew."""
-        for (relay, _), desk, config in zip(self.relays, self.desks, configs):
-            relay.configure(config)
-            desk.registrar.configure(limits_of(config))
+    def configure(self, configs: Sequence[Any]) -> None:
+        """The configurations of the roles with registrars, read anew."""
+        kinds = [KINDS[name] for name, _ in self.roles if name in KINDS]
+        for kind, (role, _), desk, config in zip(kinds, self.shared, self.desks, configs):
+            role.configure(config)
+            kind.configure(desk.registrar, config)
 
     def busiest(self, most: int) -> List[Dict[str, Any]]:
-        """Channels of the first relay."""
+        """Channels of the first role that has such."""
         return self.desks[0].registrar.busiest(most, boot_time()) if self.desks else []
 
 
 def run_all(roles: Roles, scene: Scene) -> None:
     """The only process of a daemon."""
-    configs: List[RelayConfig] = [config for name, config in roles if name == "relay"]
     sockets: Dict[Address, socket.socket] = {}
-    for config in configs:
-        groups = reuseport.bind_groups(config.listen, 1, "relay")
-        sockets.update(zip(config.listen, (group[0] for group in groups)))
-    loop = scene.loop(configs, sockets)
+    for name, config in roles:
+        if name in KINDS:
+            groups = reuseport.bind_groups(config.binds, 1, name)
+            sockets.update(zip(config.binds, (group[0] for group in groups)))
+    loop = scene.loop([config for _, config in roles], sockets)
     crew = _Crew(loop)
-    for name, role_config in roles:
-        crew.add(name, role_config)
+    for name, config in roles:
+        crew.add(name, config)
 
     def hang_up() -> None:
-        if configs:
-            crew.configure(scene.reread_relays())
+        if crew.shared:
+            crew.configure(scene.reread_shared())
         else:
             crew.stop()  # the terminal is gone; not without a goodbye
 
@@ -151,7 +159,7 @@ def run_all(roles: Roles, scene: Scene) -> None:
         lambda: {"main": Process(scene.main_pid, 0)},
         crew.describe,
         lambda: [address.text(listen) for listen in loop.listening()],
-        crew.busiest if configs else None,
+        crew.busiest if crew.shared else None,
     )
     scene.tell(loop, statistics)
     loop.run()
@@ -159,12 +167,12 @@ def run_all(roles: Roles, scene: Scene) -> None:
 
 
 def run_others(roles: Roles, scene: Scene, board: Board, slot: int) -> None:
-    """The roles that a daemon has beside a relay of several workers."""
+    """The roles that a daemon has beside those with several workers."""
     loop = scene.loop()
     crew = _Crew(loop)
     for name, config in roles:
         crew.add(name, config)
-    # A reload concerns relays alone.
+    # A reload concerns the others alone.
     act_on_signals(
         loop, {signal.SIGTERM: loop.stop, signal.SIGINT: loop.stop, signal.SIGHUP: nothing}
     )

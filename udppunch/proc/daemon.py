@@ -1,4 +1,4 @@
-"""A daemon: its roles in one process, or a relay's workers in several under a supervisor."""
+"""A daemon: its roles in one process, or a role's workers in several under a supervisor."""
 
 from __future__ import annotations
 
@@ -7,22 +7,26 @@ import logging
 import os
 import resource
 import socket
-from typing import Callable, List, Mapping, Optional
+from typing import Any, Callable, List, Mapping, Optional
 
 import psutil
 
 from udppunch import logs
 from udppunch.config.process import ProcessConfig
-from udppunch.config.roles import RelayConfig
 from udppunch.net import mmsg, reuseport
 from udppunch.net.packets import packet_pair
 from udppunch.proc import control, crew, metrics, worker
+from udppunch.proc.kinds import KINDS
 from udppunch.proc.scene import Reread, Roles, Scene
 from udppunch.proc.signals import ignore_signals
 from udppunch.proc.supervisor import Child, Kind, Supervisor
 from udppunch.proc.systemd import Notifier
 
 log = logging.getLogger(__name__)
+
+_HELPER_RISKS = (
+    "anybody may take the service's place, or have traffic sent to an address that is not his"
+)
 
 
 def run(
@@ -42,11 +46,12 @@ def run(
         scene = Scene(
             name, process, environment, reread, control_socket, metrics_socket, os.getpid()
         )
-        relays = [config for role, config in roles if role == "relay"]
-        for config in relays:
-            if not config.secret:
+        for role, config in roles:
+            if role == "relay" and not config.secret:
                 log.warning("relay without a secret: anybody may be relayed (--secret-file)")
-        if any(_workers(config) > 1 for config in relays):
+            if role == "helper" and not config.key:
+                log.warning("helper without a password: %s (--password-file)", _HELPER_RISKS)
+        if any(_workers(config) > 1 for role, config in roles if role in KINDS):
             _supervise(roles, scene)
         else:
             crew.run_all(roles, scene)
@@ -56,41 +61,42 @@ def run(
 def _supervise(roles: Roles, scene: Scene) -> None:
     children: List[Child] = []
     drain = 0.0
-    others = [(role, config) for role, config in roles if role != "relay"]
+    others = [(role, config) for role, config in roles if role not in KINDS]
     if others:
         run_others = functools.partial(crew.run_others, others, scene)
         children.append(Child("others", Kind.LEADER, 0, run_others))
-    relays = [config for role, config in roles if role == "relay"]
-    for group, config in enumerate(relays, 1):
+    shared = [(role, config) for role, config in roles if role in KINDS]
+    for group, (role, config) in enumerate(shared, 1):
         drain = max(drain, config.drain_timeout)
-        label = f"relay {group} " if len(relays) > 1 else ""
-        children += _relay_group(config, group, label, scene)
+        label = f"{role} {group} " if len(shared) > 1 else ""
+        children += _group(role, config, group, label, scene)
     notifier = Notifier(scene.environment)
     Supervisor(children, notifier, drain, lambda: _check(scene)).run()
 
 
-def _relay_group(config: RelayConfig, group: int, label: str, scene: Scene) -> List[Child]:
-    """The registrar of a relay and its workers."""
+def _group(role: str, config: Any, group: int, label: str, scene: Scene) -> List[Child]:
+    """The registrar of a role and its workers."""
     count = _workers(config)
-    sockets = reuseport.bind_groups(config.listen, count, "relay")
+    sockets = reuseport.bind_groups(config.binds, count, role)
+    memory = KINDS[role].memory(config, count)
     pairs = [packet_pair() for _ in range(count)]
     ends = [pair[0] for pair in pairs]
-    registrar = functools.partial(worker.run_registrar, config, group, ends, scene)
+    registrar = functools.partial(worker.run_registrar, role, config, group, ends, scene)
     children = [Child(f"{label}registrar", Kind.LEADER, group, registrar)]
     for index in range(count):
         own = [of_one[index] for of_one in sockets]
-        seat = worker.Seat(group, index, own, pairs[index][1])
+        seat = worker.Seat(role, group, index, own, pairs[index][1], memory)
         run_worker = functools.partial(worker.run_worker, config, seat, scene)
         children.append(Child(f"{label}worker {index + 1}", Kind.FOLLOWER, group, run_worker))
     return children
 
 
-def _workers(config: RelayConfig) -> int:
+def _workers(config: Any) -> int:
     """As many as asked for, or as there are processors that the process may use."""
     if not mmsg.available() or not hasattr(socket, "SO_REUSEPORT"):
         return 1
     if config.workers:
-        return config.workers
+        return int(config.workers)
     affinity: Optional[Callable[[], List[int]]] = getattr(psutil.Process(), "cpu_affinity", None)
     return len(affinity()) if affinity is not None else os.cpu_count() or 1
 

@@ -5,23 +5,17 @@ from __future__ import annotations
 import logging
 from typing import Callable, Optional
 
-from udppunch.config.roles import RelayConfig
 from udppunch.notices import event
+from udppunch.proc.kinds import AnyRegistrar
 from udppunch.proc.ticker import Endpointless
-from udppunch.proto.pairing import Limits
-from udppunch.proto.registrar import Registrar
 
 log = logging.getLogger(__name__)
-
-
-def limits_of(config: RelayConfig) -> Limits:
-    return Limits(config.idle, config.max_channels, config.half_open, config.half_open_prefix)
 
 
 class RegistrarRole(Endpointless):
     """`drained` is called when it was told to drain and the last channel ended, or time is up."""
 
-    def __init__(self, registrar: Registrar, drained: Callable[[], None]) -> None:
+    def __init__(self, registrar: AnyRegistrar, drained: Callable[[], None]) -> None:
         self.registrar = registrar
         self.counters = registrar.counters
         self._drained = drained
@@ -60,6 +54,8 @@ class RegistrarRole(Endpointless):
         if self._drain_for is None:
             self._drain_for = seconds
             self.registrar.drain()
+            if not seconds:
+                return
             text = f"stopping when the last channel ends, or after {seconds:g} s"
             event(log, logging.INFO, "draining", text)
 

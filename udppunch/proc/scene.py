@@ -12,7 +12,6 @@ from typing import Any, Callable, List, Mapping, Optional, Sequence, Tuple
 from udppunch import logs
 from udppunch.address import Address
 from udppunch.config.process import ProcessConfig
-from udppunch.config.roles import RelayConfig
 from udppunch.contract import Endpoint
 from udppunch.errors import CommandError
 from udppunch.net import udp
@@ -20,6 +19,7 @@ from udppunch.net.clock import boot_time
 from udppunch.net.loop import Loop
 from udppunch.notices import event
 from udppunch.proc import control, metrics
+from udppunch.proc.kinds import KINDS
 from udppunch.proc.statistics import Statistics
 
 log = logging.getLogger(__name__)
@@ -45,25 +45,33 @@ class Scene:
 
     def loop(
         self,
-        relays: Sequence[RelayConfig] = (),
+        configs: Sequence[Any] = (),
         sockets: Optional[Mapping[Address, socket.socket]] = None,
     ) -> Loop:
-        """A loop for those relays, whose sockets are there already, or for other roles."""
+        """A loop for roles with these configurations, some of whose sockets are there already."""
         given = sockets or {}
 
         def open_socket(endpoint: Endpoint) -> socket.socket:
-            sock = given.get(endpoint.bind) if endpoint.label == "relay" else None
+            sock = given.get(endpoint.bind) if endpoint.label in KINDS else None
             return udp.open_socket(endpoint) if sock is None else sock
 
-        coalesce = max((config.coalesce for config in relays), default=0.0)
-        buffers = (udp.BUFFER, udp.BUFFER)
-        if relays:
-            buffers = (relays[0].recv_buffer, relays[0].send_buffer)
-        offload = self.process.offload
-        return Loop(boot_time, offload, open_socket=open_socket, coalesce=coalesce, buffers=buffers)
+        def largest(setting: str, default: Any) -> Any:
+            return max((getattr(config, setting, default) for config in configs), default=default)
 
-    def reread_relays(self) -> List[RelayConfig]:
-        """The relays' configurations as the files have them now; none if these are wrong."""
+        return Loop(
+            boot_time,
+            self.process.offload,
+            open_socket=open_socket,
+            coalesce=largest("coalesce", 0.0),
+            buffers=(
+                largest("recv_buffer", 0) or udp.BUFFER,
+                largest("send_buffer", 0) or udp.BUFFER,
+            ),
+        )
+
+    def reread_shared(self) -> List[Any]:
+        """The configurations of the roles that workers share, as the files have them now; none
+        if these are wrong."""
         try:
             roles, process = self.reread()
         except CommandError as error:
@@ -73,7 +81,7 @@ class Scene:
         if os.getpid() == self.main_pid:
             said = "SIGHUP: secret, limits and log level read again"
             event(log, logging.INFO, "reloaded", said)
-        return [config for name, config in roles if name == "relay"]
+        return [config for name, config in roles if name in KINDS]
 
     def say_stopped(self, counters: "Counter[str]") -> None:
         """The last line of the log."""

@@ -1,4 +1,4 @@
-"""The processes of a relay that has several workers: each worker, and their registrar."""
+"""The processes of a role that has several workers: each worker, and their registrar."""
 
 from __future__ import annotations
 
@@ -9,21 +9,19 @@ import socket
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, List, Sequence
+from typing import Any, Callable, List, Sequence
 
 from udppunch import address
-from udppunch.config.roles import RelayConfig
 from udppunch.net.clock import boot_time
 from udppunch.net.packets import Packets
 from udppunch.proc import control
 from udppunch.proc.board import Board, Process
-from udppunch.proc.registrar import RegistrarRole, limits_of
+from udppunch.proc.kinds import KINDS, AnyRegistrar, SharedRole
+from udppunch.proc.registrar import RegistrarRole
 from udppunch.proc.scene import BEAT_EACH, Scene, nothing
 from udppunch.proc.signals import act_on_signals
 from udppunch.proc.statistics import Statistics, describe_role
 from udppunch.proc.ticker import Ticker
-from udppunch.proto.registrar import Registrar
-from udppunch.role.relay import Relay
 from udppunch.wire import registrar as wire
 from udppunch.wire.malformed import Malformed
 
@@ -32,41 +30,44 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Seat:
-    """A worker's place: whose relay it works for, its sockets, and its way to the registrar."""
+    """A worker's place: for which role, its sockets and memory, and its way to the registrar."""
 
+    name: str
     group: int
     index: int
     sockets: Sequence[socket.socket]
     registrar: socket.socket
+    memory: Any
 
 
-def run_worker(config: RelayConfig, seat: Seat, scene: Scene, board: Board, slot: int) -> None:
-    """One of several workers of a relay."""
-    loop = scene.loop([config], dict(zip(config.listen, seat.sockets)))
+def run_worker(config: Any, seat: Seat, scene: Scene, board: Board, slot: int) -> None:
+    """One of several workers of a role."""
+    loop = scene.loop([config], dict(zip(config.binds, seat.sockets)))
     outbox = loop.outbox()
     lost: "Counter[str]" = Counter()
-    relay: Relay
+    role: SharedRole
 
     def heard(packet: bytes) -> None:
         now = boot_time()
         for message in _decode(packet):
-            relay.told(message, now)
+            role.told(message, now)
 
     def ask(message: wire.Message, now: float) -> None:
         if not packets.say(wire.encode(message)):
             lost["dropped: registrar does not listen"] += 1
 
     packets = Packets(loop, seat.registrar, heard)
-    relay = Relay(config, outbox, ask, seat.index, os.getpid())
-    loop.add(relay, outbox)
+    make = KINDS[seat.name].role
+    role = make(config, outbox, ask, seat.memory, seat.index, os.getpid())
+    loop.add(role, outbox)
 
     def beat(now: float) -> None:
         board.beat(slot, "")
-        ask(wire.Counted(dict(relay.counters + loop.counters + lost)), now)
+        ask(wire.Counted(dict(role.counters + loop.counters + lost)), now)
 
     def reload() -> None:
-        for new in scene.reread_relays()[seat.group - 1 : seat.group]:
-            relay.configure(new)
+        for new in scene.reread_shared()[seat.group - 1 : seat.group]:
+            role.configure(new)
 
     loop.add(Ticker(BEAT_EACH, beat), loop.outbox())
     # What asks for an end is the registrar's to hear; it comes to workers by the supervisor.
@@ -75,14 +76,15 @@ def run_worker(config: RelayConfig, seat: Seat, scene: Scene, board: Board, slot
 
 
 def run_registrar(
-    config: RelayConfig,
+    name: str,
+    config: Any,
     group: int,
     ends: Sequence[socket.socket],
     scene: Scene,
     board: Board,
     slot: int,
 ) -> None:
-    """The registrar of a relay's workers; that of the first relay also tells how all are."""
+    """The registrar of a role's workers; that of the first such role also tells how all are."""
     loop = scene.loop()
     links: List[Packets] = []
 
@@ -90,24 +92,25 @@ def run_registrar(
         links[worker].say(wire.encode(message))
 
     again = board.processes()[board.names[slot]].restarts > 0
-    registrar = Registrar(limits_of(config), len(ends), tell, recall=again)
+    kind = KINDS[name]
+    registrar = kind.registrar(config, len(ends), tell, again)
     for worker, end in enumerate(ends):
         links.append(Packets(loop, end, _hear(registrar, worker)))
     desk = RegistrarRole(registrar, loop.stop)
     loop.add(desk, loop.outbox())
-    beat = Ticker(BEAT_EACH, lambda now: board.beat(slot, f"relay: {desk.status()}"))
+    beat = Ticker(BEAT_EACH, lambda now: board.beat(slot, f"{name}: {desk.status()}"))
     loop.add(beat, loop.outbox())
 
     def reload() -> None:
-        for new in scene.reread_relays()[group - 1 : group]:
-            registrar.configure(limits_of(new))
+        for new in scene.reread_shared()[group - 1 : group]:
+            kind.configure(registrar, new)
 
     def drain() -> None:
         desk.drain(config.drain_timeout)
 
     act_on_signals(loop, {signal.SIGTERM: drain, signal.SIGINT: loop.stop, signal.SIGHUP: reload})
     if group == 1:
-        scene.tell(loop, _statistics(config, desk, scene, board))
+        scene.tell(loop, _statistics(name, config, desk, scene, board))
     loop.run()
     scene.say_stopped(registrar.all_counters())
     if scene.control is not None and os.getppid() != scene.main_pid:
@@ -115,7 +118,7 @@ def run_registrar(
         control.remove(Path(scene.control.getsockname()))
 
 
-def _hear(registrar: Registrar, worker: int) -> Callable[[bytes], None]:
+def _hear(registrar: AnyRegistrar, worker: int) -> Callable[[bytes], None]:
     def heard(packet: bytes) -> None:
         now = boot_time()
         for message in _decode(packet):
@@ -124,15 +127,17 @@ def _hear(registrar: Registrar, worker: int) -> Callable[[bytes], None]:
     return heard
 
 
-def _statistics(config: RelayConfig, desk: RegistrarRole, scene: Scene, board: Board) -> Statistics:
+def _statistics(
+    name: str, config: Any, desk: RegistrarRole, scene: Scene, board: Board
+) -> Statistics:
     registrar = desk.registrar
     main = {"main": Process(scene.main_pid, 0)}
     return Statistics(
         scene.name,
         scene.main_pid,
         lambda: {**main, **board.processes()},
-        lambda: [describe_role("relay", desk, registrar.all_counters(), registrar.gauges())],
-        lambda: [address.text(listen) for listen in config.listen],
+        lambda: [describe_role(name, desk, registrar.all_counters(), registrar.gauges())],
+        lambda: [address.text(listen) for listen in config.binds],
         lambda most: registrar.busiest(most, boot_time()),
     )
 

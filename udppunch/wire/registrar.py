@@ -1,4 +1,4 @@
-"""What the workers of a relay and their registrar say to each other, within one host.
+"""What the workers of a relay or a helper and their registrar say to each other, in one host.
 
 Each worker forwards the flows whose datagrams the kernel gives it; the registrar alone decides
 which flows there are. A packet between them holds one or several records:
@@ -12,6 +12,7 @@ which flows there are. A packet between them holds one or several records:
     04 held       pid(4)                         84 complete
     05 activity   (channel(8) side(1) totals)*
     06 counted    JSON
+    07 claim      service(2) peer                85 publish   service(2) peer
 
     peer      worker(2) listener(2) local address(1+n) address(1+n)
     flow      channel(8) side(1) guid(16) opened(8, IEEE 754) peer peer
@@ -98,6 +99,20 @@ class Counted(NamedTuple):
     counters: Dict[str, int]
 
 
+class Claim(NamedTuple):
+    """An exposer has proved that it is there, and wants a service of the helper to be its own."""
+
+    service: int
+    peer: Peer
+
+
+class Publish(NamedTuple):
+    """Whose a service of the helper is from now on."""
+
+    service: int
+    peer: Peer
+
+
 class Recall(NamedTuple):
     """A registrar has begun, with no channels, and wants to know them."""
 
@@ -121,7 +136,8 @@ class Complete(NamedTuple):
 
 
 Message = Union[
-    Ready, Handshake, Holding, Held, Activity, Counted, Recall, Join, Part, Complete
+    Ready, Handshake, Holding, Held, Activity, Counted, Claim,
+    Recall, Join, Part, Complete, Publish,
 ]  # fmt: skip
 
 _LENGTH = struct.Struct(">H")
@@ -214,6 +230,11 @@ def _read_part(body: bytes) -> Part:
     return Part(channel, Address(body[_CHANNEL.size :]))
 
 
+def _read_claim(body: bytes) -> Claim:
+    (service,) = _LENGTH.unpack_from(body)
+    return Claim(service, _read_peer(body, _LENGTH.size)[0])
+
+
 _WRITERS: Dict[Type[Message], Tuple[int, Callable[..., bytes]]] = {
     Ready: (0x01, lambda m: _PID.pack(m.pid)),
     Handshake: (0x02, lambda m: m.guid + _write_peer(m.peer) + m.datagram),
@@ -221,10 +242,12 @@ _WRITERS: Dict[Type[Message], Tuple[int, Callable[..., bytes]]] = {
     Held: (0x04, lambda m: _PID.pack(m.pid)),
     Activity: (0x05, lambda m: b"".join(_TOTALS.pack(*entry) for entry in m.entries)),
     Counted: (0x06, lambda m: json.dumps(m.counters).encode()),
+    Claim: (0x07, lambda m: _LENGTH.pack(m.service) + _write_peer(m.peer)),
     Recall: (0x81, lambda m: b""),
     Join: (0x82, lambda m: _write_flow(m.flow) + _COUNTS.pack(*m[1:3]) + m.datagram),
     Part: (0x83, lambda m: _CHANNEL.pack(m.channel) + m.source),
     Complete: (0x84, lambda m: b""),
+    Publish: (0x85, lambda m: _LENGTH.pack(m.service) + _write_peer(m.peer)),
 }
 
 _READERS: Dict[int, Callable[[bytes], Message]] = {
@@ -234,8 +257,10 @@ _READERS: Dict[int, Callable[[bytes], Message]] = {
     0x04: lambda body: Held(*_PID.unpack(body)),
     0x05: lambda body: Activity([Totals(*entry) for entry in _TOTALS.iter_unpack(body)]),
     0x06: lambda body: Counted(json.loads(body)),
+    0x07: _read_claim,
     0x81: lambda body: Recall(),
     0x82: _read_join,
     0x83: _read_part,
     0x84: lambda body: Complete(),
+    0x85: lambda body: Publish(*_read_claim(body)),
 }

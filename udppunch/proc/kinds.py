@@ -1,0 +1,115 @@
+"""The roles that several workers may share, and what each of them needs: a registrar, memory.
+
+A role of these asks its registrar through a function, and is told through its method `told`;
+where the registrar is matters to neither.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections import Counter
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Protocol
+
+from udppunch.config.roles import HelperConfig, RelayConfig
+from udppunch.contract import Outbox, Role
+from udppunch.proto import cookie, figures, tags
+from udppunch.proto.pairing import Limits
+from udppunch.proto.publishing import Publishing
+from udppunch.proto.registrar import Registrar
+from udppunch.role.helper import Helper, HelperMemory
+from udppunch.role.relay import Relay
+from udppunch.wire.registrar import Message
+
+Ask = Callable[[Message, float], None]
+Tell = Callable[[int, Message, float], None]
+
+
+class SharedRole(Role, Protocol):
+    """A worker's role."""
+
+    def told(self, message: Message, now: float) -> None: ...
+
+    def configure(self, config: Any) -> None: ...
+
+
+class AnyRegistrar(Protocol):
+    """What decides for all workers of a role."""
+
+    counters: "Counter[str]"
+
+    def start(self, now: float) -> None: ...
+
+    def hear(self, worker: int, message: Message, now: float) -> None: ...
+
+    def expire(self, now: float) -> None: ...
+
+    def deadline(self) -> Optional[float]: ...
+
+    def drain(self) -> None: ...
+
+    @property
+    def drained(self) -> bool: ...
+
+    def all_counters(self) -> "Counter[str]": ...
+
+    def gauges(self) -> Dict[str, int]: ...
+
+    def status(self) -> str: ...
+
+    def busiest(self, most: int, now: float) -> List[Dict[str, Any]]: ...
+
+
+class Kind(NamedTuple):
+    """How to make what a role consists of. `memory` is made once, before the first fork."""
+
+    memory: Callable[[Any, int], Any]
+    role: Callable[[Any, Outbox, Ask, Any, int, int], SharedRole]
+    registrar: Callable[[Any, int, Tell, bool], AnyRegistrar]
+    configure: Callable[[Any, Any], None]
+
+
+def _relay(
+    config: RelayConfig, outbox: Outbox, ask: Ask, memory: Any, worker: int, pid: int
+) -> SharedRole:
+    return Relay(config, outbox, ask, worker, pid)
+
+
+def _relay_registrar(config: RelayConfig, workers: int, tell: Tell, recall: bool) -> AnyRegistrar:
+    return Registrar(_limits(config), workers, tell, recall)
+
+
+def _configure_relay_registrar(registrar: Registrar, config: RelayConfig) -> None:
+    registrar.configure(_limits(config))
+
+
+def _limits(config: RelayConfig) -> Limits:
+    return Limits(config.idle, config.max_channels, config.half_open, config.half_open_prefix)
+
+
+def _helper_memory(config: HelperConfig, workers: int) -> HelperMemory:
+    services = 1 + len({name for name, _ in config.name})
+    return HelperMemory(
+        workers,
+        [_shared(tags.SHARED_OCTETS) for _ in range(services)],
+        [_shared(4 * workers).cast("I") for _ in range(services)],
+        _shared(figures.OCTETS * workers),
+        os.urandom(cookie.SECRET),
+    )
+
+
+def _shared(octets: int) -> memoryview:
+    return memoryview(mmap.mmap(-1, octets))[:octets]
+
+
+def _helper_registrar(config: HelperConfig, workers: int, tell: Tell, recall: bool) -> AnyRegistrar:
+    names = ["", *dict.fromkeys(name for name, _ in config.name)]
+    return Publishing(names, workers, tell, recall)
+
+
+KINDS: Dict[str, Kind] = {
+    "relay": Kind(
+        lambda config, workers: None, _relay, _relay_registrar, _configure_relay_registrar
+    ),
+    "helper": Kind(_helper_memory, Helper, _helper_registrar, lambda registrar, config: None),
+}

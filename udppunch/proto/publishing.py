@@ -1,0 +1,108 @@
+"""The registrar of a helper: whose each service is. The last one that claims it has it.
+
+As a relay's registrar it may be a process of its own, which asks the workers when it begins anew.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from typing import Any, Callable, Dict, List, Optional, Sequence
+
+from udppunch import address
+from udppunch.notices import Notices
+from udppunch.wire.registrar import (
+    Claim,
+    Complete,
+    Counted,
+    Held,
+    Message,
+    Peer,
+    Publish,
+    Ready,
+    Recall,
+)
+
+log = logging.getLogger(__name__)
+
+
+class Publishing:
+    """`names` of the services, by their number; `tell` gets a message to a worker."""
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        workers: int,
+        tell: Callable[[int, Message, float], None],
+        recall: bool = False,
+    ) -> None:
+        self.counters: "Counter[str]" = Counter()
+        self.pids: Dict[int, int] = {}
+        self._names = names
+        self._workers = range(workers)
+        self._tell = tell
+        self._recall = recall
+        self._exposers: Dict[int, Peer] = {}
+        self._counted: Dict[int, Counter[str]] = {}
+        self._former: "Counter[str]" = Counter()
+        self._notices = Notices(log)
+        self._draining = False
+
+    def start(self, now: float) -> None:
+        if self._recall:
+            for worker in self._workers:
+                self._tell(worker, Recall(), now)
+
+    def hear(self, worker: int, message: Message, now: float) -> None:
+        if isinstance(message, Counted):
+            self._counted[worker] = Counter(message.counters)
+        elif isinstance(message, Claim):
+            self._claim(message, now)
+        elif isinstance(message, Held):
+            self.pids[worker] = message.pid
+        elif isinstance(message, Ready):
+            self.pids[worker] = message.pid
+            self._former.update(self._counted.pop(worker, {}))
+            for service, peer in self._exposers.items():
+                self._tell(worker, Publish(service, peer), now)
+            self._tell(worker, Complete(), now)
+
+    def expire(self, now: float) -> None: ...
+
+    def deadline(self) -> Optional[float]:
+        return None
+
+    def drain(self) -> None:
+        """Nothing on this wire ends by itself: there is nothing to wait for."""
+        self._draining = True
+
+    @property
+    def drained(self) -> bool:
+        return self._draining
+
+    def all_counters(self) -> "Counter[str]":
+        return sum(self._counted.values(), self.counters + self._former)
+
+    def gauges(self) -> Dict[str, int]:
+        return {"exposers": len(self._exposers)}
+
+    def status(self) -> str:
+        return f"{len(self._exposers)} of {len(self._names)} services have an exposer"
+
+    def busiest(self, most: int, now: float) -> List[Dict[str, Any]]:
+        return []
+
+    def _claim(self, message: Claim, now: float) -> None:
+        service, peer = message
+        former = self._exposers.get(service)
+        if former == peer:
+            return
+        self._exposers[service] = peer
+        name = self._names[service]
+        if former is None or former.address != peer.address:
+            self.counters["exposers changed"] += 1
+            what = f"service {name}" if name else "the service"
+            sentence = f"{what} is at {address.text(peer.address)} now"
+            self._notices.say(now, logging.INFO, "exposer", sentence, about=name)
+        for worker in self._workers:
+            self._tell(worker, Publish(service, peer), now)
