@@ -6,7 +6,7 @@ from collections import OrderedDict
 from typing import Tuple
 
 _UNLIMITED = 1e18
-_AT_ONCE = 0.25  # seconds
+_AT_ONCE = 0.125  # seconds
 # One train that the kernel coalesced always fits.
 _LEAST_DATAGRAMS = 64.0
 _LEAST_OCTETS = 65_536.0
@@ -67,8 +67,9 @@ class Allowance:
 
     It is the same for many flows. Each keeps itself what it has left and since when, so that a
     datagram within the limits costs two subtractions; `refill` is for when either is used up.
-    `most` is what there may be at once: a quarter of a second's worth, and one train that the
-    kernel coalesced in any case.
+    `most` is what a flow may have left: an eighth of a second's worth, and one train that the
+    kernel coalesced in any case. After a pause that much may pass twice, since only then time
+    is looked at.
     """
 
     def __init__(self, datagrams: float, octets: float) -> None:

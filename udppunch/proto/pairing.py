@@ -157,6 +157,8 @@ class Pairing:
             self._last_number = max(self._last_number, channel.number)
             self._begin(channel)
             channel.active = now
+        elif channel.guid != flow.guid:
+            return False  # the number was given away again meanwhile
         channel.datagrams[flow.side] = datagrams
         channel.octets[flow.side] = octets
         return True

@@ -79,6 +79,7 @@ class Relay:
         self._listening = False
         self._asking = False  # a registrar that answers while it is asked is in this process
         self._unreported: List[_Flow] = []
+        self._ended: List[_Flow] = []  # some of what they carried may wait to be sent yet
         self._next_report: Optional[float] = None
         self.configure(config)
 
@@ -99,7 +100,7 @@ class Relay:
         elif isinstance(message, registrar.Part):
             flow = self._flows.get(message.source)
             if flow is not None and flow.told.channel == message.channel:
-                self._count(flow)
+                self._ended.append(flow)
                 del self._flows[message.source]
         elif isinstance(message, registrar.Complete):
             if not self._listening:
@@ -179,6 +180,7 @@ class Relay:
 
     def expire(self, now: float) -> None:
         """Reports what was carried: some flows at a time, all of them once a second or so."""
+        self._count_ended()
         if not self._unreported:
             self._unreported = list(self._flows.values())
         some = self._unreported[-_REPORTED_AT_ONCE:]
@@ -199,6 +201,7 @@ class Relay:
 
     def stop(self, now: float) -> None:
         """There is no word for it on this wire: peers notice by the silence."""
+        self._count_ended()
         for flow in self._flows.values():
             self._count(flow)
 
@@ -214,7 +217,7 @@ class Relay:
             return  # a registrar of other listening addresses
         known = self._flows.get(told.source.address)
         if known is not None:
-            self._count(known)
+            self._ended.append(known)
         endpoint = self._endpoints[told.destination.listener]
         route = Route(endpoint, told.destination.address, told.destination.local)
         route.datagrams, route.octets = message.datagrams, message.octets
@@ -242,7 +245,9 @@ class Relay:
         for datagram in burst.datagrams():
             before = self._flows.get(burst.source)
             if before is None or self._may_leave(before, datagram):
-                self._handshake(burst, datagram, before, now)
+                refusal = self._handshake(burst, datagram, before, now)
+                if before is None and refusal:
+                    self._drop(refusal, 1, burst.source, now)
             flow = self._flows.get(burst.source)
             # A handshake that moved the peer was sent along with the answer.
             if flow is not None and flow is before:
@@ -269,41 +274,36 @@ class Relay:
         first_bytes = burst.view[:: burst.segment].tobytes() if burst.segment else b""
         if _FIRST_BYTE not in first_bytes:
             self._drop("unknown source", len(first_bytes) or 1, burst.source, now)
-        elif len(first_bytes) == 1:
-            self._handshake(burst, burst.view, None, now)
         else:
             self._in_turn(burst, now)
 
     def _handshake(
         self, burst: Burst, datagram: memoryview, flow: Optional[_Flow], now: float
-    ) -> None:
-        """Asks the registrar, if it is one, and all is well: length, source, rate, mac."""
+    ) -> str:
+        """Asks the registrar, if it is one and all is well: length, source, rate, mac. Else why
+        not; what a known peer says is payload all the same."""
         guid = relay.guid_of(datagram)
         source = burst.source
         if not guid:
-            self._drop("unknown source", 1, source, now)
-            return
+            return "unknown source"
         if address.port(source) in _NEVER_PEERS:
-            self._drop("source never a peer", 1, source, now)
-            return
+            return "source never a peer"
         # A peer has a share of its own, which a flood from next door does not use up.
         party = bytes(source) if flow is not None else address.prefix(source)
         if not self._limiter.allows(party, now):
-            self._drop("handshakes over their rate", 1, source, now)
-            return
+            return "handshakes over their rate"
         if self._is_own(source):
-            self._drop("source never a peer", 1, source, now)
-            return
+            return "source never a peer"
         if self._secret and not relay.is_signed(datagram, self._secret):
             self.counters["handshakes: wrong mac"] += 1
-            self._drop("wrong mac", 1, source, now)
-            return
+            return "wrong mac"
         listener: int = burst.endpoint.owner
         peer = Peer(source, self._worker, listener, burst.local)
         carried = bytes(datagram) if len(datagram) <= registrar.MOST_CARRIED else b""
         self._asking = True
         self._ask(Handshake(guid, peer, carried), now)
         self._asking = False
+        return ""
 
     def _is_own(self, source: Address) -> bool:
         """Whether it would be a peer of itself, to which each datagram came back for ever."""
@@ -315,6 +315,10 @@ class Relay:
         self.counters["datagrams"] += route.datagrams - flow.reported
         self.counters["octets"] += route.octets - flow.counted_octets
         flow.reported, flow.counted_octets = route.datagrams, route.octets
+
+    def _count_ended(self) -> None:
+        while self._ended:
+            self._count(self._ended.pop())
 
     def _drop(self, reason: str, datagrams: int, source: Address, now: float) -> None:
         self.counters[f"dropped: {reason}"] += datagrams

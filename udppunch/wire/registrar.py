@@ -167,7 +167,7 @@ def decode(packet: bytes) -> Iterator[Message]:
                 raise Malformed("a record is cut short")
             at += 2 + length
             yield _READERS[record[0]](record[1:])
-    except (struct.error, IndexError, KeyError, ValueError) as error:
+    except (struct.error, IndexError, KeyError, ValueError, RecursionError) as error:
         raise Malformed("not a record of workers and registrars") from error
 
 
@@ -181,6 +181,13 @@ def _write_peer(peer: Peer) -> bytes:
             peer.address,
         )
     )
+
+
+def _read_counters(body: bytes) -> Counted:
+    counters = json.loads(body)
+    if not isinstance(counters, dict) or not all(type(n) is int for n in counters.values()):
+        raise Malformed("counters are names with numbers")
+    return Counted(counters)
 
 
 def _read_peer(body: bytes, at: int) -> Tuple[Peer, int]:
@@ -256,7 +263,7 @@ _READERS: Dict[int, Callable[[bytes], Message]] = {
     0x03: _read_holding,
     0x04: lambda body: Held(*_PID.unpack(body)),
     0x05: lambda body: Activity([Totals(*entry) for entry in _TOTALS.iter_unpack(body)]),
-    0x06: lambda body: Counted(json.loads(body)),
+    0x06: _read_counters,
     0x07: _read_claim,
     0x81: lambda body: Recall(),
     0x82: _read_join,
