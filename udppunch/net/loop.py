@@ -99,12 +99,20 @@ class Loop:
         outbox.role = role
         self._starting.append(outbox)
 
-    def watch(self, fileobj: Any, callback: Callable[[], None], writable: bool = False) -> None:
-        """Calls back whenever `fileobj` is readable, or writable too if that is wanted.
+    def watch(
+        self,
+        fileobj: Any,
+        callback: Callable[[], None],
+        *,
+        readable: bool = True,
+        writable: bool = False,
+    ) -> None:
+        """Calls back whenever `fileobj` is readable or writable, as far as that is wanted.
 
         Called again for the same file it changes what is watched for.
         """
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if writable else 0)
+        events = selectors.EVENT_READ if readable else 0
+        events |= selectors.EVENT_WRITE if writable else 0
         if fileobj in self._selector.get_map():
             self._selector.modify(fileobj, events, callback)
         else:

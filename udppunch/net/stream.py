@@ -6,6 +6,7 @@ bytes, and what it is told waits until it reads.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from typing import Callable, List, Protocol
 
@@ -68,10 +69,12 @@ class Stream:
     def _write(self) -> None:
         sent = self._sock.send(self._answer)
         self._answer = self._answer[sent:]
-        if not self._answer:
-            self.close()
-        else:
-            self._loop.watch(self._sock, self._ready, writable=True)
+        if self._answer:
+            self._loop.watch(self._sock, self._ready, readable=False, writable=True)
+            return
+        with contextlib.suppress(OSError):
+            self._sock.recv(_CHUNK)  # what is left unread would be told to the peer as an error
+        self.close()
 
 
 class StreamServer:

@@ -41,7 +41,14 @@ class _Question:
             if question["want"] != "stats":
                 raise ValueError
             channels = min(max(0, int(question.get("channels", 0))), _MOST_CHANNELS)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        except (
+            ValueError,
+            TypeError,
+            LookupError,
+            AttributeError,
+            ArithmeticError,
+            RecursionError,
+        ):
             return b'{"error": "ask {\\"want\\": \\"stats\\"}"}\n'
         return json.dumps(self._statistics.document(channels)).encode() + b"\n"
 

@@ -127,8 +127,9 @@ class _Crew:
             kind.configure(desk.registrar, config)
 
     def busiest(self, most: int) -> List[Dict[str, Any]]:
-        """Channels of the first role that has such."""
-        return self.desks[0].registrar.busiest(most, boot_time()) if self.desks else []
+        now = boot_time()
+        every = [one for desk in self.desks for one in desk.registrar.busiest(most, now)]
+        return sorted(every, key=lambda one: sum(one["octets"]), reverse=True)[:most]
 
 
 def run_all(roles: Roles, scene: Scene) -> None:
@@ -176,8 +177,13 @@ def run_others(roles: Roles, scene: Scene, board: Board, slot: int) -> None:
     act_on_signals(
         loop, {signal.SIGTERM: loop.stop, signal.SIGINT: loop.stop, signal.SIGHUP: nothing}
     )
-    beat = Ticker(BEAT_EACH, lambda now: board.beat(slot, crew.status()))
-    loop.add(beat, loop.outbox())
+
+    def beat(now: float) -> None:
+        board.beat(slot, crew.status())
+        listen = [address.text(at) for at in loop.listening()]
+        board.tell(slot, {"roles": crew.describe(), "listen": listen})
+
+    loop.add(Ticker(BEAT_EACH, beat), loop.outbox())
     loop.run()
 
 

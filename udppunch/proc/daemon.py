@@ -44,7 +44,14 @@ def run(
         control.listen(process.control, name, environment) as control_socket,
     ):
         scene = Scene(
-            name, process, environment, reread, control_socket, metrics_socket, os.getpid()
+            name,
+            [role for role, _ in roles],
+            process,
+            environment,
+            reread,
+            control_socket,
+            metrics_socket,
+            os.getpid(),
         )
         for role, config in roles:
             if role == "relay" and not config.secret:
@@ -62,14 +69,14 @@ def _supervise(roles: Roles, scene: Scene) -> None:
     children: List[Child] = []
     drain = 0.0
     others = [(role, config) for role, config in roles if role not in KINDS]
-    if others:
-        run_others = functools.partial(crew.run_others, others, scene)
-        children.append(Child("others", Kind.LEADER, 0, run_others))
     shared = [(role, config) for role, config in roles if role in KINDS]
     for group, (role, config) in enumerate(shared, 1):
         drain = max(drain, config.drain_timeout)
         label = f"{role} {group} " if len(shared) > 1 else ""
         children += _group(role, config, group, label, scene)
+    if others:
+        run_others = functools.partial(crew.run_others, others, scene)
+        children.append(Child("others", Kind.LEADER, 0, run_others))
     notifier = Notifier(scene.environment)
     Supervisor(children, notifier, drain, lambda: _check(scene)).run()
 

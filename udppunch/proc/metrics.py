@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
-from typing import Any, Dict, Iterable, Iterator, Optional
+from typing import Any, Dict, Iterable, Iterator, Optional, Tuple
 
 from udppunch.address import Address
 from udppunch.contract import Endpoint
@@ -97,7 +97,7 @@ class _Collector:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
         families: Dict[str, Any] = {}
-        for role in self._document["roles"]:
+        for label_of_role, role in self._named_roles():
             for key, count in role["counters"].items():
                 kind, _, detail = key.partition(": ")
                 label = _LABELS.get(kind, "kind")
@@ -107,11 +107,10 @@ class _Collector:
                     f"{name} {len(labels)}",
                     CounterMetricFamily(f"{name}_total", f"{kind} so far", labels=labels),
                 )
-                family.add_metric([role["name"], *([detail] if detail else [])], count)
+                family.add_metric([label_of_role, *([detail] if detail else [])], count)
             for key, value in role.get("gauges", {}).items():
                 gauge = GaugeMetricFamily(_name(key), f"{key} now", labels=["role"])
-                gauge.add_metric([role["name"]], value)
-                families[key] = gauge
+                families.setdefault(key, gauge).add_metric([label_of_role], value)
         yield from families.values()
         cpu = CounterMetricFamily(
             "udppunch_process_cpu_seconds_total", "CPU time used", labels=["process"]
@@ -124,6 +123,15 @@ class _Collector:
             memory.add_metric([process["name"]], process["memory"])
         yield cpu
         yield memory
+
+    def _named_roles(self) -> Iterator[Tuple[str, Dict[str, Any]]]:
+        """With a number where there are several of a name."""
+        roles = self._document["roles"]
+        names = [role["name"] for role in roles]
+        for index, role in enumerate(roles):
+            name = role["name"]
+            several = names.count(name) > 1
+            yield f"{name} {names[: index + 1].count(name)}" if several else name, role
 
 
 def _name(key: str) -> str:

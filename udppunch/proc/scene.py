@@ -33,9 +33,13 @@ BEAT_EACH = 0.5  # seconds between two signs of life to the supervisor
 
 @dataclass(frozen=True)
 class Scene:
-    """What all of them have in common; the two sockets listen, where they are wanted."""
+    """What all of them have in common; the two sockets listen, where they are wanted.
+
+    `roles` are their names, in the order of the file, some perhaps several times.
+    """
 
     name: str
+    roles: Sequence[str]
     process: ProcessConfig
     environment: Mapping[str, str]
     reread: Reread

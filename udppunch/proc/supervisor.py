@@ -163,8 +163,10 @@ class Supervisor:
         self._notifier.tell(STOPPING="1", STATUS="draining")
         for child in self._children:
             child.again_at = None
-            if child.kind is Kind.LEADER:
+            if child.kind is Kind.LEADER and child.pid:
                 self._send(child, signal.SIGTERM)
+            elif child.kind is Kind.LEADER:
+                self._end_group(child.group)
 
     def _stop(self) -> None:
         """Ends all children, those that don't heed it after a while by force."""

@@ -9,7 +9,7 @@ import socket
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, List, Sequence
+from typing import Any, Callable, Dict, List, Sequence
 
 from udppunch import address
 from udppunch.net.clock import boot_time
@@ -98,8 +98,16 @@ def run_registrar(
         links.append(Packets(loop, end, _hear(registrar, worker)))
     desk = RegistrarRole(registrar, loop.stop)
     loop.add(desk, loop.outbox())
-    beat = Ticker(BEAT_EACH, lambda now: board.beat(slot, f"{name}: {desk.status()}"))
-    loop.add(beat, loop.outbox())
+
+    def tell_all() -> None:
+        role = describe_role(name, desk, registrar.all_counters(), registrar.gauges())
+        board.tell(slot, {"roles": [role], "listen": [address.text(at) for at in config.binds]})
+
+    def beat(now: float) -> None:
+        board.beat(slot, f"{name}: {desk.status()}")
+        tell_all()
+
+    loop.add(Ticker(BEAT_EACH, beat), loop.outbox())
 
     def reload() -> None:
         for new in scene.reread_shared()[group - 1 : group]:
@@ -110,7 +118,7 @@ def run_registrar(
 
     act_on_signals(loop, {signal.SIGTERM: drain, signal.SIGINT: loop.stop, signal.SIGHUP: reload})
     if group == 1:
-        scene.tell(loop, _statistics(name, config, desk, scene, board))
+        scene.tell(loop, _statistics(registrar, scene, board, tell_all))
     loop.run()
     scene.say_stopped(registrar.all_counters())
     if scene.control is not None and os.getppid() != scene.main_pid:
@@ -128,16 +136,30 @@ def _hear(registrar: AnyRegistrar, worker: int) -> Callable[[bytes], None]:
 
 
 def _statistics(
-    name: str, config: Any, desk: RegistrarRole, scene: Scene, board: Board
+    registrar: AnyRegistrar, scene: Scene, board: Board, tell_all: Callable[[], None]
 ) -> Statistics:
-    registrar = desk.registrar
+    """Of the whole daemon, as all of its processes tell; `tell_all` makes this one do so now."""
     main = {"main": Process(scene.main_pid, 0)}
+
+    def told(key: str) -> List[Any]:
+        tell_all()
+        each = (board.told(slot) for slot in range(len(board.names)))
+        return [item for one in each if one is not None for item in one[key]]
+
+    def roles() -> List[Dict[str, Any]]:
+        left, ordered = told("roles"), []
+        for name in scene.roles:
+            index = next((i for i, role in enumerate(left) if role["name"] == name), None)
+            if index is not None:
+                ordered.append(left.pop(index))
+        return ordered
+
     return Statistics(
         scene.name,
         scene.main_pid,
         lambda: {**main, **board.processes()},
-        lambda: [describe_role(name, desk, registrar.all_counters(), registrar.gauges())],
-        lambda: [address.text(listen) for listen in config.binds],
+        roles,
+        lambda: told("listen"),
         lambda most: registrar.busiest(most, boot_time()),
     )
 
