@@ -87,6 +87,17 @@ class Burst:
             return (view,)
         return [view[start : start + segment] for start in range(0, len(view), segment)]
 
+    def words(self) -> List[int]:
+        """The first two bytes of each datagram, as `Batch.words` has them; nothing if one of
+        them is shorter."""
+        view, segment = self.view, self.segment
+        if segment < 2 or len(view) % segment == 1:
+            return []
+        both = bytearray(2 * -(-len(view) // segment))
+        both[::2] = view[::segment].tobytes()
+        both[1::2] = view[1::segment].tobytes()
+        return memoryview(both).cast("H").tolist()
+
 
 class Batch:
     """What a batch of receives brought through `endpoint`, for a role that passes most of it on.

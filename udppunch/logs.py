@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import logging.handlers
 import os
 import sys
 import time
 from typing import Mapping
 
-from udppunch.notices import TRACE
+from udppunch.notices import TRACE, access_logger
 
 _LEVELS = {
     "trace": TRACE,
@@ -48,6 +49,21 @@ class _Json(logging.Formatter):
         return json.dumps(line)
 
 
+class _Access(logging.Formatter):
+    """As other tools that keep such files write it: the whole time first, in UTC."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        return f"{at}Z {_one_line(super().format(record))}"
+
+
+class _File(logging.handlers.WatchedFileHandler):
+    """A file that may be moved away, and then is made anew; as unshakable as `_Stream`."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        pass
+
+
 class _Stream(logging.StreamHandler):  # type: ignore[type-arg]
     """Goes on without a log when the log can't be written: a full disk ends no path."""
 
@@ -72,6 +88,17 @@ def set_up(level: str, as_json: bool, environment: Mapping[str, str]) -> None:
 def set_level(level: str) -> None:
     """The least level that is written from now on."""
     logging.getLogger("udppunch").setLevel(_LEVELS[level])
+
+
+def open_access(place: str, as_json: bool) -> None:
+    """Make access lines go to a file, or to standard error if `place` is empty. Raises OSError."""
+    logger = access_logger(place)
+    logger.setLevel(logging.INFO)  # whatever the log's own level is
+    if place:
+        handler = _File(place)
+        handler.setFormatter(_Json() if as_json else _Access())
+        logger.handlers[:] = [handler]
+        logger.propagate = False
 
 
 def _under_journal(environment: Mapping[str, str]) -> bool:

@@ -23,6 +23,11 @@ def event(logger: logging.Logger, level: int, name: str, sentence: str, **fields
         logger.log(level, "%s", sentence, extra={"event": name, "fields": fields})
 
 
+def access_logger(place: str) -> logging.Logger:
+    """What access lines go through that are wanted at `place`, a file or nothing for the log."""
+    return logging.getLogger("udppunch.access" + (":" + place.replace(".", "_") if place else ""))
+
+
 class Notices:
     """Says each kind of thing once a minute at most, and then how often it was held back."""
 

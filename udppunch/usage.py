@@ -124,6 +124,7 @@ Options:
   --idle TIME            forget a connectee that was silent for TIME [default: 5min]
   --rate N               newcomers and keepalives a second from one /24 or /56 [default: 100]
   --proxy-protocol V     put the connectee's address in front: v2, or none [default: none]
+  --transparent-log FILE  write there who came and left, - for standard error [default: none]
   --coalesce TIME        when many come, wait so long for more, at most 10ms [default: 0]
   --recv-buffer BYTES    of each socket: 262144, 256K, 4M [default: 4M]
   --send-buffer BYTES    the same, to send [default: 4M]

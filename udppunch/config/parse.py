@@ -191,6 +191,13 @@ def parse_proxy_protocol(text: str) -> bool:
     return text == "v2"
 
 
+def parse_log_place(text: str) -> Optional[str]:
+    """A file; - for standard error, which is empty here, or none."""
+    if text == "none":
+        return None
+    return "" if text == "-" else text
+
+
 def parse_bind_any(text: str) -> Address:
     """A local IP address, with a port or without."""
     try:

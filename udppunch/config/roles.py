@@ -73,7 +73,8 @@ class RelayConfig:
 
 @dataclass(frozen=True)
 class HelperConfig:
-    """`name` are further services, each with its public addresses. `key` as in ExposeConfig."""
+    """`name` are further services, each with its public addresses. `key` as in ExposeConfig.
+    `transparent_log` is where access lines go: None nowhere, empty for standard error."""
 
     listen: Tuple[Address, ...]
     name: Tuple[Tuple[str, Address], ...]
@@ -83,6 +84,7 @@ class HelperConfig:
     idle: float
     rate: int
     proxy_protocol: bool
+    transparent_log: Optional[str]
     coalesce: float
     recv_buffer: int
     send_buffer: int
@@ -161,6 +163,7 @@ ROLES: Dict[str, Dict[str, Setting]] = {
         "idle": Setting(parse.parse_time, "5min"),
         "rate": Setting(parse.parse_count, "100"),
         "proxy-protocol": Setting(parse.parse_proxy_protocol, "none"),
+        "transparent-log": Setting(parse.parse_log_place, optional=True),
         "coalesce": Setting(parse.parse_pause, "0"),
         "recv-buffer": Setting(parse.parse_buffer, "4M"),
         "send-buffer": Setting(parse.parse_buffer, "4M"),

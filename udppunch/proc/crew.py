@@ -92,12 +92,13 @@ class _Crew:
             role.told(message, now)
 
         kind = KINDS[name]
-        registrar = kind.registrar(config, 1, tell, False)
+        memory = kind.memory(config, 1)
+        registrar = kind.registrar(config, 1, tell, memory, False)
 
         def ask(message: wire.Message, now: float) -> None:
             registrar.hear(0, message, now)
 
-        role = kind.role(config, outbox, ask, kind.memory(config, 1), 0, os.getpid())
+        role = kind.role(config, outbox, ask, memory, 0, os.getpid())
         desk = RegistrarRole(registrar, self._drained)
         self.desks.append(desk)
         self.shared.append((role, config))

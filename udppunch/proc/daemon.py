@@ -13,6 +13,7 @@ import psutil
 
 from udppunch import logs
 from udppunch.config.process import ProcessConfig
+from udppunch.errors import EX_CANTCREAT, CommandError
 from udppunch.net import mmsg, reuseport
 from udppunch.net.packets import packet_pair
 from udppunch.proc import control, crew, metrics, worker
@@ -53,6 +54,7 @@ def run(
             metrics_socket,
             os.getpid(),
         )
+        _open_access_logs(roles, process)
         for role, config in roles:
             if role == "relay" and not config.secret:
                 log.warning("relay without a secret: anybody may be relayed (--secret-file)")
@@ -63,6 +65,18 @@ def run(
         else:
             crew.run_all(roles, scene)
         ignore_signals()
+
+
+def _open_access_logs(roles: Roles, process: ProcessConfig) -> None:
+    for _, config in roles:
+        place = getattr(config, "transparent_log", None)
+        if place is None:
+            continue
+        try:
+            logs.open_access(place, process.log_json)
+        except OSError as error:
+            text = f"transparent-log {place}: {error.strerror}"
+            raise CommandError(text, EX_CANTCREAT) from None
 
 
 def _supervise(roles: Roles, scene: Scene) -> None:
@@ -88,7 +102,7 @@ def _group(role: str, config: Any, group: int, label: str, scene: Scene) -> List
     memory = KINDS[role].memory(config, count)
     pairs = [packet_pair() for _ in range(count)]
     ends = [pair[0] for pair in pairs]
-    registrar = functools.partial(worker.run_registrar, role, config, group, ends, scene)
+    registrar = functools.partial(worker.run_registrar, role, config, group, ends, memory, scene)
     children = [Child(f"{label}registrar", Kind.LEADER, group, registrar)]
     for index in range(count):
         own = [of_one[index] for of_one in sockets]

@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Protocol
 
 from udppunch.config.roles import HelperConfig, RelayConfig
 from udppunch.contract import Outbox, Role
-from udppunch.proto import cookie, figures, tags
+from udppunch.proto import connectees, cookie, figures, tags
 from udppunch.proto.pairing import Limits
 from udppunch.proto.publishing import Publishing
 from udppunch.proto.registrar import Registrar
@@ -65,7 +65,7 @@ class Kind(NamedTuple):
 
     memory: Callable[[Any, int], Any]
     role: Callable[[Any, Outbox, Ask, Any, int, int], SharedRole]
-    registrar: Callable[[Any, int, Tell, bool], AnyRegistrar]
+    registrar: Callable[[Any, int, Tell, Any, bool], AnyRegistrar]
     configure: Callable[[Any, Any], None]
 
 
@@ -75,7 +75,9 @@ def _relay(
     return Relay(config, outbox, ask, worker, pid)
 
 
-def _relay_registrar(config: RelayConfig, workers: int, tell: Tell, recall: bool) -> AnyRegistrar:
+def _relay_registrar(
+    config: RelayConfig, workers: int, tell: Tell, memory: Any, recall: bool
+) -> AnyRegistrar:
     return Registrar(_limits(config), workers, tell, recall)
 
 
@@ -92,7 +94,7 @@ def _helper_memory(config: HelperConfig, workers: int) -> HelperMemory:
     return HelperMemory(
         workers,
         [_shared(tags.SHARED_OCTETS) for _ in range(services)],
-        [_shared(4 * workers).cast("I") for _ in range(services)],
+        [_shared(4 * workers * connectees.COUNTS).cast("I") for _ in range(services)],
         _shared(figures.OCTETS * workers),
         os.urandom(cookie.SECRET),
     )
@@ -102,9 +104,11 @@ def _shared(octets: int) -> memoryview:
     return memoryview(mmap.mmap(-1, octets))[:octets]
 
 
-def _helper_registrar(config: HelperConfig, workers: int, tell: Tell, recall: bool) -> AnyRegistrar:
+def _helper_registrar(
+    config: HelperConfig, workers: int, tell: Tell, memory: HelperMemory, recall: bool
+) -> AnyRegistrar:
     names = ["", *dict.fromkeys(name for name, _ in config.name)]
-    return Publishing(names, workers, tell, recall)
+    return Publishing(names, workers, tell, memory.counts, recall)
 
 
 KINDS: Dict[str, Kind] = {

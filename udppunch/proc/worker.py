@@ -80,6 +80,7 @@ def run_registrar(
     config: Any,
     group: int,
     ends: Sequence[socket.socket],
+    memory: Any,
     scene: Scene,
     board: Board,
     slot: int,
@@ -93,7 +94,7 @@ def run_registrar(
 
     again = board.processes()[board.names[slot]].restarts > 0
     kind = KINDS[name]
-    registrar = kind.registrar(config, len(ends), tell, again)
+    registrar = kind.registrar(config, len(ends), tell, memory, again)
     for worker, end in enumerate(ends):
         links.append(Packets(loop, end, _hear(registrar, worker)))
     desk = RegistrarRole(registrar, loop.stop)

@@ -1,30 +1,26 @@
 """The connectees of one service as one worker knows them: who has which tag, and for how long.
 
-Their number is bounded over all workers: each tells the others how many it has.
+Their number is bounded over all workers: each tells the others how many it has, and how many it
+had no room for, so that they make some.
+
+    counts      how many each worker has, then how many each had to refuse: 4 bytes each
 """
 
 from __future__ import annotations
 
-from typing import Callable, Dict, Optional
+from typing import Callable, List, Optional
 
 from udppunch.address import Address
-from udppunch.proto.tags import Connectee, Shared, Tags
+from udppunch.proto.tags import Connectee, Holder, Shared, Tags
 from udppunch.wire import expose
 
-
-class Entry:
-    """What goes in front of a connectee's datagrams, and when it was last heard."""
-
-    __slots__ = ("connectee", "tag", "head")
-
-    def __init__(self, connectee: Connectee, tag: int, head: bytes) -> None:
-        self.connectee = connectee
-        self.tag = tag
-        self.head = head
+COUNTS = 2  # for each worker
+_COUNT = 0xFFFFFFFF
 
 
 class Connectees:
-    """`counts` has the number of each worker's; `most` bounds their sum."""
+    """`most` bounds the sum of all workers'. `head_of` gives what goes between the tag and a
+    connectee's datagrams."""
 
     def __init__(
         self,
@@ -36,55 +32,59 @@ class Connectees:
         head_of: Callable[[Connectee], bytes],
         now: float,
     ) -> None:
-        self._tags = Tags(shared, worker, len(counts), start, now)
-        self._counts = counts
+        workers = len(counts) // COUNTS
+        self.gone: List[Holder] = []  # for whoever wants to know; theirs to clear
+        self._tags = Tags(shared, worker, workers, start, now)
+        self._holders = self._tags.holders
+        self._counts = counts[:workers]
+        self._refused = counts[workers:]
+        self._heeded = sum(self._refused)
         self._worker = worker
         self._most = most
         self._head_of = head_of
-        self._entries: Dict[bytes, Entry] = {}  # by address and address asked
-        counts[worker] = len(self._tags)
+        self._counts[worker] = len(self._tags)
 
     def __len__(self) -> int:
         return len(self._tags)
 
-    def find(self, source: Address, local: bytes, now: float) -> Optional[Entry]:
-        """The entry of one that has a tag, which it keeps for longer."""
-        entry = self._entries.get(source + local)
-        connectee = entry.connectee if entry is not None else Connectee(source, local)
-        tag = self._tags.find(connectee, now)
-        if tag is None:
+    def find(self, source: Address, local: bytes, now: float) -> Optional[Holder]:
+        """One that has a tag, which it keeps for longer."""
+        holder = self._holders.get(source + local)
+        if holder is None:
             return None
-        if entry is None or entry.tag != tag:
-            entry = self._entries[source + local] = self._entry(connectee, tag)
-        return entry
+        holder.active = now
+        return holder if holder.head else self._with_head(holder)
 
-    def admit(self, source: Address, local: bytes, now: float) -> Optional[Entry]:
+    def admit(self, source: Address, local: bytes, now: float) -> Optional[Holder]:
         """A tag for a newcomer, in the place of another if need be; None if there is none."""
-        connectee = Connectee(source, local)
-        if sum(self._counts) >= self._most:
+        if self._tags.full or sum(self._counts) >= self._most:
             evicted = self._tags.evict(now)
             if evicted is None:
+                self._refused[self._worker] = (self._refused[self._worker] + 1) & _COUNT
                 return None
-            self._entries.pop(evicted.address + evicted.local, None)
-        tag = self._tags.issue(connectee, now)
+            self.gone.append(evicted)
+        holder = self._tags.issue(Connectee(source, local), now)
         self._counts[self._worker] = len(self._tags)
-        if tag is None:
-            return None
-        entry = self._entries[source + local] = self._entry(connectee, tag)
-        return entry
+        return None if holder is None else self._with_head(holder)
 
-    def expire(self, now: float, idle: float) -> int:
-        """Forgets the idle ones; how many."""
-        freed = self._tags.expire(now, idle)
-        if freed:
-            kept = self._tags.tag_of
-            self._entries = {
-                key: entry
-                for key, entry in self._entries.items()
-                if kept(entry.connectee) == entry.tag
-            }
-            self._counts[self._worker] = len(self._tags)
-        return freed
+    def expire(self, now: float, idle: float) -> None:
+        """Forgets the idle ones, and makes room where other workers had none."""
+        self.gone += self._tags.expire(now, idle)
+        refused = sum(self._refused)
+        wanted = min(refused - self._heeded, len(self._tags))
+        self._heeded = refused
+        if sum(self._counts) >= self._most:
+            for _ in range(wanted):
+                evicted = self._tags.evict(now)
+                if evicted is None:
+                    break
+                self.gone.append(evicted)
+        self._counts[self._worker] = len(self._tags)
 
-    def _entry(self, connectee: Connectee, tag: int) -> Entry:
-        return Entry(connectee, tag, expose.TAG.pack(tag) + self._head_of(connectee))
+    def all(self) -> List[Holder]:
+        """Those that have a tag, with what is known of them until now."""
+        return [self._tags.look_at(holder) for holder in self._holders.values()]
+
+    def _with_head(self, holder: Holder) -> Holder:
+        holder.head = expose.TAG.pack(holder.tag) + self._head_of(holder.connectee)
+        return holder

@@ -3,7 +3,8 @@
     time(2) ‖ mac(6)      seconds, the highest bit clear; HMAC-SHA-256 of time and address
 
 An exposer takes the eight bytes for a number and says it again. Good for ten seconds, for any
-worker of the helper that made it, and for that address alone.
+worker of the helper that made it, and for that address alone. The mac is of the whole time, of
+which the wire has the last bits.
 """
 
 from __future__ import annotations
@@ -18,19 +19,18 @@ SECRET = 32
 
 
 def issue(secret: bytes, address: Address, now: float) -> int:
-    return _nonce(secret, address, int(now) % _CLOCK)
+    return _nonce(secret, address, int(now))
 
 
 def is_good(secret: bytes, nonce: int, address: Address, now: float) -> bool:
     """Whether it was issued to that address, not long ago."""
-    then = nonce >> 48
-    age = (int(now) - then) % _CLOCK
-    if then >= _CLOCK or _LASTS < age < _CLOCK - 1:
+    age = (int(now) + 1 - (nonce >> 48)) % _CLOCK - 1  # one ahead: workers' clocks are read apart
+    if age > _LASTS:
         return False
-    said, right = nonce.to_bytes(8, "big"), _nonce(secret, address, then).to_bytes(8, "big")
-    return hmac.compare_digest(said, right)
+    right = _nonce(secret, address, int(now) - age)
+    return hmac.compare_digest(nonce.to_bytes(8, "big"), right.to_bytes(8, "big"))
 
 
 def _nonce(secret: bytes, address: Address, then: int) -> int:
-    head = then.to_bytes(2, "big")
-    return int.from_bytes(head + hmac.digest(secret, head + address, "sha256")[:6], "big")
+    mac = hmac.digest(secret, then.to_bytes(8, "big", signed=True) + address, "sha256")
+    return int.from_bytes((then % _CLOCK).to_bytes(2, "big") + mac[:6], "big")

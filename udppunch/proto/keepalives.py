@@ -51,7 +51,9 @@ class Keepalives:
     def hear(self, datagram: bytes, now: float) -> bool:
         """A signed datagram of the helper; whether it registered this end for the first time,
         or again after a silence."""
-        if not self._key or not expose.is_signed(datagram, self._key):
+        # A registration is always the same bytes: none that nobody asked for counts, or a
+        # recorded one, said again and again, would keep this end silent.
+        if self._silent_since is None or not expose.is_signed(datagram, self._key):
             return False
         try:
             claims = expose.decode(datagram)

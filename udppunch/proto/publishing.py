@@ -27,13 +27,15 @@ log = logging.getLogger(__name__)
 
 
 class Publishing:
-    """`names` of the services, by their number; `tell` gets a message to a worker."""
+    """`names` of the services, by their number; `tell` gets a message to a worker. `counts` are
+    those of each service's connectees, as `proto.connectees` has them."""
 
     def __init__(
         self,
         names: Sequence[str],
         workers: int,
         tell: Callable[[int, Message, float], None],
+        counts: Sequence[memoryview],
         recall: bool = False,
     ) -> None:
         self.counters: "Counter[str]" = Counter()
@@ -41,6 +43,7 @@ class Publishing:
         self._names = names
         self._workers = range(workers)
         self._tell = tell
+        self._counts = counts
         self._recall = recall
         self._exposers: Dict[int, Peer] = {}
         self._counted: Dict[int, Counter[str]] = {}
@@ -84,10 +87,14 @@ class Publishing:
         return sum(self._counted.values(), self.counters + self._former)
 
     def gauges(self) -> Dict[str, int]:
-        return {"exposers": len(self._exposers)}
+        workers = len(self._workers)
+        connectees = sum(sum(counts[:workers]) for counts in self._counts)
+        return {"exposers": len(self._exposers), "connectees": connectees}
 
     def status(self) -> str:
-        return f"{len(self._exposers)} of {len(self._names)} services have an exposer"
+        connectees = self.gauges()["connectees"]
+        services = f"{len(self._exposers)} of {len(self._names)} services have an exposer"
+        return f"{services}, {connectees} connectees"
 
     def busiest(self, most: int, now: float) -> List[Dict[str, Any]]:
         return []

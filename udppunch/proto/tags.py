@@ -8,16 +8,17 @@ behind, in order, for its successor.
     slot     version(4) ‖ address length(1) ‖ local length(1) ‖ address(18) ‖ local(16)     40 bytes
 
 The version is odd while the slot is written and 0 where it was never in use; an address length
-of 0 frees it. Beside the slots there is a column of times, in seconds, at which a connectee was
-last answered, written by whichever worker hears the exposer.
+of 0 frees it. Behind the slots there are two columns, written by whichever worker hears the
+exposer: when a connectee was last answered, in seconds (4 bytes), and what it was sent so far, in
+datagrams and octets (8 bytes each).
 """
 
 from __future__ import annotations
 
+import heapq
 import struct
 from collections import OrderedDict
-from dataclasses import dataclass
-from typing import Dict, Iterator, NamedTuple, Optional
+from typing import Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 from udppunch.address import Address
 from udppunch.wire.expose import NEVER_A_TAG, TAGS
@@ -26,8 +27,11 @@ _SLOT = struct.Struct("=IBB18s16s")
 _VERSION = struct.Struct("=I")
 # A connectee that was answered keeps its tag for as long as it was not silent for so long.
 PROTECTED = 10.0
+_MOST_GONE = 64
 
-SHARED_OCTETS = TAGS * (_SLOT.size + _VERSION.size)
+_ANSWERED_AT = TAGS * _SLOT.size
+_RETURNED_AT = _ANSWERED_AT + TAGS * 4
+SHARED_OCTETS = _RETURNED_AT + TAGS * 16
 
 
 class Connectee(NamedTuple):
@@ -43,11 +47,12 @@ class Shared:
     def __init__(self, memory: memoryview) -> None:
         self._memory = memory
         self._slots = memory[: TAGS * _SLOT.size]
-        self.answered = memory[TAGS * _SLOT.size : SHARED_OCTETS].cast("I")
+        self._versions = self._slots.cast("I")[:: _SLOT.size // _VERSION.size]
+        self.answered = memory[_ANSWERED_AT:_RETURNED_AT].cast("I")
+        self._returned = memory[_RETURNED_AT:SHARED_OCTETS].cast("Q")
 
     def version(self, tag: int) -> int:
-        (version,) = _VERSION.unpack_from(self._slots, tag * _SLOT.size)
-        return int(version)
+        return self._versions[tag]
 
     def read(self, tag: int) -> Optional[Connectee]:
         """Who has it; None if nobody does, or it is being written at this moment."""
@@ -71,6 +76,20 @@ class Shared:
         _SLOT.pack_into(self._slots, at, version, len(address), len(local), address, local)
         _VERSION.pack_into(self._slots, at, (version + 1) & 0xFFFFFFFF)
 
+    def add_returned(self, tag: int, datagrams: int, octets: int) -> None:
+        """So much more was sent to who has the tag."""
+        self._returned[2 * tag] += datagrams
+        self._returned[2 * tag + 1] += octets
+
+    def returned(self, tag: int) -> Tuple[int, int]:
+        return self._returned[2 * tag], self._returned[2 * tag + 1]
+
+    def give(self, tag: int, connectee: Connectee) -> None:
+        """To a newcomer, who was neither answered nor sent anything. For its one writer alone."""
+        self.answered[tag] = 0
+        self._returned[2 * tag] = self._returned[2 * tag + 1] = 0
+        self.write(tag, connectee)
+
     def in_use(self, worker: int, workers: int) -> Iterator[int]:
         """The tags of a worker that somebody has."""
         for tag in range(worker, TAGS, workers):
@@ -78,113 +97,140 @@ class Shared:
                 yield tag
 
 
-@dataclass
-class _Holder:
-    tag: int
-    since: float
-    active: float
+class Holder:
+    """A connectee that has a tag, until it is `gone`.
+
+    `head` is what its owner puts in front of its datagrams; `datagrams` and `octets` say what
+    came from it since `since`. `active` is when it was last heard. Others may see whether it
+    was `answered`, and what was `returned` to it in datagrams and octets, once these are looked at.
+    """
+
+    __slots__ = (
+        "connectee", "tag", "since", "active", "gone", "head", "datagrams", "octets", "answered",
+        "returned",
+    )  # fmt: skip
+
+    def __init__(self, connectee: Connectee, tag: int, now: float) -> None:
+        self.connectee = connectee
+        self.tag = tag
+        self.since = now
+        self.active = now
+        self.gone = False
+        self.head = b""
+        self.datagrams = 0
+        self.octets = 0
+        self.answered = False
+        self.returned = (0, 0)
 
 
 class Tags:
     """The tags that one worker issues: to whom, since when, and whose turn it is to go.
 
-    Connectees that nobody ever answered come before those that were, and of each kind the one
-    that was silent longest; one that was answered and is not silent yet is never sent away.
+    Connectees that nobody ever answered come before those that were; of the former the one that
+    came first, of the latter the one that was silent longest. One that was answered and is not
+    silent yet is never sent away.
     """
 
     def __init__(self, shared: Shared, worker: int, workers: int, start: int, now: float) -> None:
+        self.holders: Dict[bytes, Holder] = {}  # by address and address asked, end to end
         self._shared = shared
         self._step = workers
         self._worker = worker
         self._next = worker + start % (TAGS // workers) * workers
-        self._holders: "OrderedDict[Connectee, _Holder]" = OrderedDict()  # the quietest first
-        self._unanswered: "OrderedDict[Connectee, None]" = OrderedDict()  # the oldest first
-        self._taken: Dict[int, Connectee] = {}
+        self._taken: Set[int] = set()
+        own = range(worker, TAGS, workers)
+        self._room = len(own) - (0 in own) - (NEVER_A_TAG in own)
+        self._unanswered: "OrderedDict[Holder, None]" = OrderedDict()  # the oldest first
+        # When each was last seen, or some time before: it is looked up anew on the way. Those
+        # that are gone stay until they come up, or are many.
+        self._by_silence: List[Tuple[float, int, Holder]] = []
+        self._serial = 0
         for tag in shared.in_use(worker, workers):
             connectee = shared.read(tag)
             if connectee is not None:
                 self._add(connectee, tag, now)
 
     def __len__(self) -> int:
-        return len(self._holders)
+        return len(self.holders)
 
-    def find(self, connectee: Connectee, now: float) -> Optional[int]:
-        """Its tag, which it keeps for longer; None if it has none."""
-        holder = self._holders.get(connectee)
-        if holder is None:
-            return None
-        holder.active = now
-        return holder.tag
+    @property
+    def full(self) -> bool:
+        """Whether all tags that this worker may issue are taken."""
+        return len(self.holders) >= self._room
 
-    def tag_of(self, connectee: Connectee) -> Optional[int]:
-        holder = self._holders.get(connectee)
-        return None if holder is None else holder.tag
-
-    def issue(self, connectee: Connectee, now: float) -> Optional[int]:
+    def issue(self, connectee: Connectee, now: float) -> Optional[Holder]:
         """A tag for a newcomer, one that nobody has; None if all are taken."""
-        for _ in range(TAGS // self._step):
+        if self.full:
+            return None
+        while True:
             tag = self._next
             self._next += self._step
             if self._next >= TAGS:
                 self._next = self._worker
             if tag not in self._taken and tag != NEVER_A_TAG and tag:
-                self._shared.answered[tag] = 0
-                self._shared.write(tag, connectee)
-                self._add(connectee, tag, now)
-                return tag
-        return None
+                self._shared.give(tag, connectee)
+                return self._add(connectee, tag, now)
 
-    def evict(self, now: float) -> Optional[Connectee]:
+    def evict(self, now: float) -> Optional[Holder]:
         """Makes room by sending one away; None if all deserve to stay."""
         while self._unanswered:
-            connectee = next(iter(self._unanswered))
-            if self._was_answered(connectee):
-                del self._unanswered[connectee]
-                continue
-            self._free(connectee)
-            return connectee
+            holder = next(iter(self._unanswered))
+            if not self._shared.answered[holder.tag]:
+                return self._free(holder)
+            del self._unanswered[holder]
         quietest = self._quietest()
         if quietest is None or now < self._last_seen(quietest) + PROTECTED:
             return None
-        self._free(quietest)
-        return quietest
+        return self._free(quietest)
 
-    def expire(self, now: float, idle: float) -> int:
-        """Frees the tags of those that were silent for so long; how many."""
-        freed = 0
+    def expire(self, now: float, idle: float) -> List[Holder]:
+        """Frees the tags of those that were silent for so long."""
+        freed: List[Holder] = []
         while True:
             quietest = self._quietest()
             if quietest is None or now < self._last_seen(quietest) + idle:
                 return freed
-            self._free(quietest)
-            freed += 1
+            freed.append(self._free(quietest))
 
-    def _add(self, connectee: Connectee, tag: int, now: float) -> None:
-        self._holders[connectee] = _Holder(tag, now, now)
-        self._taken[tag] = connectee
-        self._unanswered[connectee] = None
+    def look_at(self, holder: Holder) -> Holder:
+        """Fills in whether it was answered, and what it was sent."""
+        holder.answered = self._shared.answered[holder.tag] > 0
+        holder.returned = self._shared.returned(holder.tag)
+        return holder
 
-    def _free(self, connectee: Connectee) -> None:
-        holder = self._holders.pop(connectee)
-        self._unanswered.pop(connectee, None)
-        del self._taken[holder.tag]
+    def _add(self, connectee: Connectee, tag: int, now: float) -> Holder:
+        holder = Holder(connectee, tag, now)
+        self.holders[connectee.address + connectee.local] = holder
+        self._taken.add(tag)
+        self._unanswered[holder] = None
+        self._serial += 1
+        heapq.heappush(self._by_silence, (now, self._serial, holder))
+        return holder
+
+    def _free(self, holder: Holder) -> Holder:
+        self.look_at(holder).gone = True
+        del self.holders[holder.connectee.address + holder.connectee.local]
+        self._unanswered.pop(holder, None)
+        self._taken.discard(holder.tag)
         self._shared.write(holder.tag, None)
+        if len(self._by_silence) > 2 * len(self.holders) + _MOST_GONE:
+            self._by_silence = [entry for entry in self._by_silence if not entry[2].gone]
+            heapq.heapify(self._by_silence)
+        return holder
 
-    def _quietest(self) -> Optional[Connectee]:
-        """Who has been silent longest: those seen since they were put in their place are put
-        into a later one on the way, which each datagram would cost otherwise."""
-        for _ in range(len(self._holders)):
-            connectee, holder = next(iter(self._holders.items()))
-            seen = self._last_seen(connectee)
-            if seen <= holder.since:
-                return connectee
-            holder.since = seen
-            self._holders.move_to_end(connectee)
-        return next(iter(self._holders), None)
+    def _quietest(self) -> Optional[Holder]:
+        """Who has been silent longest. Those seen since they were put in their place go to a
+        later one on the way, which each datagram would cost otherwise."""
+        while self._by_silence:
+            then, serial, holder = self._by_silence[0]
+            if holder.gone:
+                heapq.heappop(self._by_silence)
+                continue
+            seen = self._last_seen(holder)
+            if seen <= then:
+                return holder
+            heapq.heapreplace(self._by_silence, (seen, serial, holder))
+        return None
 
-    def _last_seen(self, connectee: Connectee) -> float:
-        holder = self._holders[connectee]
+    def _last_seen(self, holder: Holder) -> float:
         return max(holder.active, float(self._shared.answered[holder.tag]))
-
-    def _was_answered(self, connectee: Connectee) -> bool:
-        return self._shared.answered[self._holders[connectee].tag] > 0

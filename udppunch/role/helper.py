@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, Dict, List, NamedTuple, Optional, Sequence
 
 from udppunch import address
 from udppunch.address import Address
 from udppunch.config.roles import HelperConfig
 from udppunch.contract import Batch, Burst, Endpoint, Lookup, Outbox, Piece, Route, word
 from udppunch.notices import TRACE, Notices, event
+from udppunch.proto.access import AccessLog
 from udppunch.proto.admission import Admission, Kind
 from udppunch.proto.connectees import Connectees
 from udppunch.proto.figures import Figures
 from udppunch.proto.limiter import Limiter
+from udppunch.proto.service import Service
 from udppunch.proto.tags import Connectee, Shared
 from udppunch.wire import expose, proxy, registrar
 from udppunch.wire.registrar import Claim, Peer
@@ -31,23 +33,7 @@ log = logging.getLogger(__name__)
 _NEVER_CONNECTEES = frozenset({0, 7, 13, 17, 19, 53, 69, 123})
 _SIGNED_WORD = word(expose.SIGNED[: expose.TAG_LENGTH])
 _SWEEP = 1.0
-
-
-class _Service:
-    """What is published at one or several endpoints, and the exposer beside it."""
-
-    def __init__(self, number: int, name: str, shared: Shared, connectees: Connectees) -> None:
-        self.number = number
-        self.name = name
-        self.shared = shared
-        self.connectees = connectees
-        self.endpoints: List[Endpoint] = []
-        self.exposer: Optional[Peer] = None
-        self.to_exposer: Optional[Route] = None
-        # Where what the exposer sends goes, by the tag as `Batch.words` has it, with the
-        # version of the tag's slot that this was read from.
-        self.routes: Dict[int, Tuple[int, Route]] = {}
-        self.counted = [0, 0]
+_SPREAD = 40_503  # so that the next process id is far away
 
 
 class HelperMemory(NamedTuple):
@@ -83,11 +69,12 @@ class Helper:
         self._newcomers = Limiter(config.rate, 2 * config.rate)
         self._admission = Admission(config.key, memory.secret, config.rate)
         self._figures = Figures(memory.figures, worker, memory.workers)
-        self._services: List[_Service] = []
-        self._by_exposer: Dict[Address, _Service] = {}
+        self._services: List[Service] = []
+        self._by_exposer: Dict[Address, Service] = {}
         self._listeners: List[Endpoint] = []
         self._next_sweep: Optional[float] = None
         self._listening = False
+        self._access = AccessLog(config.transparent_log)
 
     def configure(self, config: HelperConfig) -> None:
         """The password and the limits, read anew."""
@@ -140,46 +127,72 @@ class Helper:
         """Its endpoints are not connected."""
 
     def receive(self, burst: Burst, now: float) -> None:
-        endpoint = burst.endpoint
-        service: _Service = endpoint.owner
-        exposed = self._by_exposer.get(burst.source)
+        service: Service = burst.endpoint.owner
+        exposed = None if service.name else self._by_exposer.get(burst.source)
         position, _, segment = burst.piece
+        if exposed is not None and segment < len(burst.view):
+            if self._train_from_exposer(exposed, burst, now):
+                return
         for datagram in burst.datagrams():
             size = len(datagram)
             piece = (position, size, size)
             position += segment
             if not service.name and self._is_keepalive(datagram):
                 self._keepalive(bytes(datagram), burst, now)
-            elif exposed is not None and not service.name:
+            elif exposed is not None:
                 self._from_exposer(exposed, datagram, piece, now)
             else:
                 self._from_connectee(service, burst, piece, now)
 
     def receive_batch(self, batch: Batch, now: float) -> None:
         """Payload of who is known, without a detour for each datagram."""
-        service: _Service = batch.endpoint.owner
+        service: Service = batch.endpoint.owner
         to_exposer, prefix = service.to_exposer, self._outbox.prefix
         exposers, find = self._by_exposer, service.connectees.find
-        locals_ = batch.locals
+        locals_, carried = batch.locals, service.from_connectees
         for index, (source, piece, start) in enumerate(
             zip(batch.sources, batch.pieces, batch.words)
         ):
-            if to_exposer is None or source in exposers or start == _SIGNED_WORD or not piece[1]:
+            _, length, segment = piece
+            if source in exposers:
+                if not self._returns(exposers[source], service, piece, start, now):
+                    batch.singly(index)
+                continue
+            if to_exposer is None or start == _SIGNED_WORD or not length:
                 batch.singly(index)
                 continue
-            entry = find(source, locals_[index] if locals_ is not None else b"", now)
-            if entry is None:
+            holder = find(source, locals_[index] if locals_ is not None else b"", now)
+            if holder is None:
                 batch.singly(index)
                 continue
-            prefix(to_exposer, piece, entry.head)
+            datagrams = 1 if length == segment else -(-length // segment)
+            holder.datagrams += datagrams
+            holder.octets += length
+            carried[0] += datagrams
+            carried[1] += length
+            prefix(to_exposer, piece, holder.head)
+
+    def _returns(self, exposed: Service, at: Service, piece: Piece, start: int, now: float) -> bool:
+        """Sends back a lone datagram of an exposer, if its tag is a known one."""
+        _, length, segment = piece
+        way = exposed.ways_back.get(start)
+        if way is None or length != segment or length < expose.TAG_LENGTH or at.name:
+            return False
+        shared = exposed.shared
+        if shared.version(way.tag) != way.version:
+            return False
+        shared.answered[way.tag] = int(now) or 1
+        exposed.from_exposer[0] += 1
+        exposed.from_exposer[1] += length - expose.TAG_LENGTH
+        self._outbox.strip(way.route, piece, expose.TAG_LENGTH)
+        return True
 
     def expire(self, now: float) -> None:
         self._next_sweep = now + _SWEEP
         for service in self._services:
-            freed = service.connectees.expire(now, self._config.idle)
-            if freed:
-                self.counters["connectees idle"] += freed
-            self._count(service)
+            service.connectees.expire(now, self._config.idle)
+            service.count(self._figures, self.counters, now)
+            self._tell_of_the_gone(service, now)
 
     def deadline(self) -> Optional[float]:
         return self._next_sweep
@@ -187,7 +200,9 @@ class Helper:
     def stop(self, now: float) -> None:
         """There is no word for it on this wire: exposers notice by the silence."""
         for service in self._services:
-            self._count(service)
+            service.count(self._figures, self.counters, now)
+            service.connectees.gone += service.connectees.all()
+            self._tell_of_the_gone(service, now)
 
     def status(self) -> str:
         return f"worker {self._worker + 1}: {self.gauges()['connectees']} connectees"
@@ -195,15 +210,23 @@ class Helper:
     def gauges(self) -> Dict[str, int]:
         return {"connectees": sum(len(service.connectees) for service in self._services)}
 
+    def _tell_of_the_gone(self, service: Service, now: float) -> None:
+        gone = service.connectees.gone
+        for holder in gone:
+            self._access.left(str(service), holder, now)
+        self.counters["connectees gone"] += len(gone)
+        gone.clear()
+
     # Services and their exposers
 
-    def _named(self, name: str) -> Optional[_Service]:
+    def _named(self, name: str) -> Optional[Service]:
         return next((service for service in self._services if service.name == name), None)
 
-    def _new_service(self, name: str, now: float) -> _Service:
+    def _new_service(self, name: str, now: float) -> Service:
         number = len(self._services)
         shared = Shared(self._memory.tags[number])
-        start = int.from_bytes(self._memory.secret[:2], "big")
+        # Not where a killed predecessor began, whose tags the exposer still knows.
+        start = int.from_bytes(self._memory.secret[:2], "big") + self._pid * _SPREAD
         connectees = Connectees(
             shared,
             self._memory.counts[number],
@@ -213,7 +236,7 @@ class Helper:
             lambda connectee: self._head(number, connectee),
             now,
         )
-        service = _Service(number, name, shared, connectees)
+        service = Service(number, name, shared, connectees)
         self._services.append(service)
         return service
 
@@ -226,14 +249,10 @@ class Helper:
         asked = Address(connectee.local + local[-2:]) if connectee.local else local
         return proxy.header(connectee.address, asked)
 
-    def _publish(self, service: _Service, peer: Peer) -> None:
+    def _publish(self, service: Service, peer: Peer) -> None:
         if service.exposer is not None:
             self._by_exposer.pop(service.exposer.address, None)
-        self._count(service)
-        service.exposer = peer
-        endpoint = self._listeners[peer.listener]
-        service.to_exposer = Route(endpoint, peer.address, peer.local)
-        service.counted[0] = 0
+        service.publish(peer, self._listeners[peer.listener])
         self._by_exposer[peer.address] = service
 
     def _is_keepalive(self, datagram: memoryview) -> bool:
@@ -262,6 +281,8 @@ class Helper:
             self._notices.say(now, logging.WARNING, "unknown-name", what)
         answer = verdict.answer
         if verdict.kind is Kind.STATISTICS:
+            for service in self._services:
+                service.count(self._figures, self.counters, now)
             answer = expose.encode_statistics(self._figures.totals(now))
         if answer:
             self._outbox.send(Route(burst.endpoint, source, burst.local), answer)
@@ -285,63 +306,73 @@ class Helper:
 
     # Payload
 
+    def _train_from_exposer(self, service: Service, burst: Burst, now: float) -> bool:
+        """Sends back a train whose tags are all known; whether it was such a one."""
+        words, (position, length, segment) = burst.words(), burst.piece
+        if not words or _SIGNED_WORD in words:
+            return False
+        version = service.shared.version
+        ways = {}
+        for start in set(words):
+            way = service.ways_back.get(start)
+            if way is None or version(way.tag) != way.version:
+                return False
+            service.shared.answered[way.tag] = int(now) or 1
+            ways[start] = way.route
+        strip = self._outbox.strip
+        if len(ways) == 1:
+            strip(ways[words[0]], burst.piece, expose.TAG_LENGTH)
+        else:
+            end = position + length
+            for start in words:
+                size = min(segment, end - position)
+                strip(ways[start], (position, size, size), expose.TAG_LENGTH)
+                position += segment
+        service.from_exposer[0] += len(words)
+        service.from_exposer[1] += length - expose.TAG_LENGTH * len(words)
+        return True
+
     def _from_exposer(
-        self, service: _Service, datagram: memoryview, piece: Piece, now: float
+        self, service: Service, datagram: memoryview, piece: Piece, now: float
     ) -> None:
         if len(datagram) < expose.TAG_LENGTH:
             self._figures.add("dwarfs")
             return
-        start = word(bytes(datagram[: expose.TAG_LENGTH]))
         (tag,) = expose.TAG.unpack_from(datagram)
-        version, route = service.routes.get(start, (0, None))
-        if route is None or service.shared.version(tag) != version:
-            route = self._route_of(service, start, tag)
-            if route is None:
-                self._figures.add("ch_not_founds")
-                return
-        service.shared.answered[tag] = max(1, int(now))
-        self._outbox.strip(route, piece, expose.TAG_LENGTH)
+        way = service.way_back(word(bytes(datagram[: expose.TAG_LENGTH])), tag)
+        if way is None:
+            self._figures.add("ch_not_founds")
+            return
+        service.shared.answered[tag] = int(now) or 1
+        service.from_exposer[0] += 1
+        service.from_exposer[1] += len(datagram) - expose.TAG_LENGTH
+        self._outbox.strip(way.route, piece, expose.TAG_LENGTH)
 
-    def _route_of(self, service: _Service, start: int, tag: int) -> Optional[Route]:
-        version = service.shared.version(tag)
-        connectee = service.shared.read(tag)
-        if connectee is None:
-            return None
-        endpoint = service.endpoints[0]
-        for one in service.endpoints[1:]:
-            if len(one.bind) == len(connectee.address):
-                endpoint = one
-        route = Route(endpoint, connectee.address, connectee.local)
-        service.routes[start] = (version, route)
-        return route
-
-    def _from_connectee(self, service: _Service, burst: Burst, piece: Piece, now: float) -> None:
+    def _from_connectee(self, service: Service, burst: Burst, piece: Piece, now: float) -> None:
         source, to_exposer = burst.source, service.to_exposer
         if to_exposer is None:
             self._figures.add("dropped_no_client_address")
             return
-        entry = service.connectees.find(source, burst.local, now)
-        if entry is None:
+        holder = service.connectees.find(source, burst.local, now)
+        if holder is None:
+            refusal = ""
             if address.port(source) in _NEVER_CONNECTEES:
-                self._drop("source never a connectee", source, now)
-                return
-            if not self._newcomers.allows(address.prefix(source), now):
-                self._drop("newcomers over their rate", source, now)
-                return
-            entry = service.connectees.admit(source, burst.local, now)
-            if entry is None:
-                self._drop("all tags in use", source, now)
+                refusal = "source never a connectee"
+            elif not self._newcomers.allows(address.prefix(source), now):
+                refusal = "newcomers over their rate"
+            else:
+                holder = service.connectees.admit(source, burst.local, now)
+            if holder is None:
+                self._drop(refusal or "all tags in use", source, now)
                 return
             self._figures.add("new_connectees")
-        self._outbox.prefix(to_exposer, piece, entry.head)
-
-    def _count(self, service: _Service) -> None:
-        """Adds what passed since the last time to the figures."""
-        if service.to_exposer is None:
-            return
-        route = service.to_exposer
-        self._figures.add("from_connectee_msgs", route.datagrams - service.counted[0])
-        service.counted[0] = route.datagrams
+            self.counters["connectees new"] += 1
+            self._access.came(str(service), holder, now)
+        holder.datagrams += 1
+        holder.octets += piece[1]
+        service.from_connectees[0] += 1
+        service.from_connectees[1] += piece[1]
+        self._outbox.prefix(to_exposer, piece, holder.head)
 
     def _drop(self, reason: str, source: Address, now: float) -> None:
         self.counters[f"dropped: {reason}"] += 1
