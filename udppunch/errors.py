@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
 import sys
 import traceback
 from pathlib import PurePath
+from typing import Tuple
 
 EX_USAGE = 64
 EX_DATAERR = 65
@@ -18,6 +21,9 @@ EX_CANTCREAT = 73
 EX_TEMPFAIL = 75
 EX_NOPERM = 77
 EX_CONFIG = 78
+
+# What to do when there are too many open files.
+DESCRIPTORS = " (raise 'ulimit -n', or LimitNOFILE= in the unit)"
 
 UNKNOWN = 3  # of the monitoring plugins, whose statuses `check` has
 
@@ -46,17 +52,30 @@ class ConfigError(CommandError):
 
 def report(error: BaseException) -> int:
     """Say on standard error what ended a process; the exit status. Never a traceback."""
+    text, status = explained(error)
+    if text:
+        complain(text)
+    return status
+
+
+def explained(error: BaseException) -> Tuple[str, int]:
+    """The line that says it to a person, and the exit status."""
     if isinstance(error, CommandError):
-        print(f"udppunch: {error}", file=sys.stderr)
-        return error.status
+        return str(error), error.status
     if isinstance(error, BrokenPipeError):
-        return 0
+        return "", 0
     if isinstance(error, OSError):
-        print(f"udppunch: {error.strerror or error}", file=sys.stderr)
-        return EX_OSERR
+        remedy = DESCRIPTORS if error.errno in (errno.EMFILE, errno.ENFILE) else ""
+        return f"{error.strerror or error}{remedy}", EX_OSERR
     # Its text may quote what it was given, a key for one.
     logging.getLogger(__name__).debug("internal error", exc_info=error)
     where = traceback.extract_tb(error.__traceback__)[-1]
     kind = f"{type(error).__name__}, {PurePath(where.filename).name}:{where.lineno}"
-    print(f"udppunch: internal error ({kind}); please report it", file=sys.stderr)
-    return EX_SOFTWARE
+    return f"internal error ({kind}); please report it", EX_SOFTWARE
+
+
+def complain(text: str) -> None:
+    """A line on standard error, as far as there is one."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):
+            print(f"udppunch: {text}", file=sys.stderr, flush=True)

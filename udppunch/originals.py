@@ -30,6 +30,8 @@ def relay_words(words: Sequence[str]) -> List[str]:
     translated: List[str] = []
     left = list(words)
     while left:
+        if left[0] == "--":
+            return translated + left
         option, equals, value = left.pop(0).partition("=")
         translate = _RELAY.get(option)
         if translate is None and not (option == "--log-level" and (equals or left)):

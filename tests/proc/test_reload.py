@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import signal
 import time
 from pathlib import Path
@@ -74,12 +75,34 @@ def test_rereads_secret_limits_and_log_level(workers: int, tmp_path: Path) -> No
         relay.assert_alive_and_sane()
 
 
+def test_who_is_started_later_has_what_was_read_last(tmp_path: Path) -> None:
+    settings = Settings(tmp_path, 2)
+    settings.write(b"of the start", "info", channels=20)
+    with settings.run(2) as relay:
+        settings.write(SECRET, "info", channels=20)
+        relay.process.send_signal(signal.SIGHUP)
+        assert eventually(lambda: not says_in_vain(relay, SECRET), PATIENCE), relay
+        for name in ("worker 1", "worker 2", "registrar"):
+            before = relay.pids()[name]
+            os.kill(before, signal.SIGKILL)
+            relay.wait_event("restart", process=name)
+            assert eventually(lambda: relay.pids().get(name, before) != before, PATIENCE)  # noqa: B023
+        assert all(says_in_vain(relay, b"of the start") for _ in range(8))
+        assert eventually(lambda: not says_in_vain(relay, SECRET), PATIENCE), relay
+
+
 BAD_FILES = {
     "no yaml": b"roles: [",
     "no such setting": b"roles: [{relay: {secrets: 1}}]",
     "no such level": b"{roles: [{relay: {}}], log-level: loud}",
     "empty": b"",
     "not text": b"\xff\xfe\0",
+    "no date": b"x: 2024-13-45",
+    "no number": b"x: !!int many",
+    "deep": 5000 * b"[",
+    "another role": b"roles: [{rendezvous: {}}]",
+    "another address": b"roles: [{relay: {listen: ':1'}}]",
+    "one more": b"roles: [{relay: {listen: ':1'}}, {relay: {listen: ':2'}}]",
 }
 
 

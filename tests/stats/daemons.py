@@ -33,7 +33,6 @@ def document(**changed: Any) -> Document:
                 "gauges": {"channels": 12, "half-open": 3},
             }
         ],
-        "loop": {"send_dropped": 3},
         "channels": [
             {"peers": ["192.0.2.1:5", "[2001:db8::1]:6"], "age": 12.5, "idle": 0.2,
              "datagrams": [10, 123_456], "octets": [1200, 15]},

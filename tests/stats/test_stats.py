@@ -165,7 +165,7 @@ def test_no_such_socket(tmp_path: Path) -> None:
 
 def test_file_that_is_no_socket(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    assert "nobody listens" in complaint(str(tmp_path / "file"), 69)
+    assert "is no control socket" in complaint(str(tmp_path / "file"), 69)
 
 
 def test_path_that_is_too_long(tmp_path: Path) -> None:

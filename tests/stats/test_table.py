@@ -26,9 +26,6 @@ relay: 12 channels, 3 half-open
   octets                   1200000
   dropped: unknown source        4
 
-loop
-  send_dropped  3
-
 channel: from      age  idle  datagrams  octets
 192.0.2.1:5      12.5s  0.2s         10    1.2k
 [2001:db8::1]:6                  123.5k      15"""
@@ -121,7 +118,6 @@ documents = st.fixed_dictionaries(
     optional={
         **{key: anything for key in ("version", "pid", "uptime", "name", "listen")},
         **{key: records | anything for key in ("processes", "roles", "channels")},
-        "loop": st.dictionaries(st.text(), anything) | anything,
     },
 )
 

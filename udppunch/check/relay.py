@@ -113,7 +113,8 @@ def probe(target: Lookup, secret: bytes, count: int, timeout: float) -> Finding:
             if not trouble:
                 return _measure(peers, token, count, deadline)
         troubles.append(trouble)
-    return Finding((), "; ".join(troubles))
+    trouble = "; ".join(troubles) or f"no time to ask {target}: give --timeout more"
+    return Finding((), trouble)
 
 
 class _Peers:
@@ -181,32 +182,33 @@ class _Peers:
 def _open(peers: _Peers, token: bytes, secret: bytes, deadline: float) -> str:
     """Open a channel. If there is none by then, why."""
     began = time.monotonic()
-    if _say(peers, relay.handshake(token + relay.CHECK_MARK, secret), 1, deadline):
+    said = relay.handshake(token + relay.CHECK_MARK, secret)
+    if _say(peers, (said, said), 1, deadline):
         return ""
     return peers.trouble or f"no answer in {deadline - began:.1f} s from {peers.name}"
 
 
 def _prove(peers: _Peers, token: bytes, deadline: float) -> str:
     """See that it carries both ways. If it does not by then, what it does."""
-    heard = _say(peers, _PAYLOAD + token, 2, deadline)
+    heard = _say(peers, (_PAYLOAD + token + b"a", _PAYLOAD + token + b"b"), 2, deadline)
     if heard == 2:
         return ""
     carried = "one way only" if heard else "nothing but handshakes"
     return peers.trouble or f"carries {carried}: {peers.name}"
 
 
-def _say(peers: _Peers, datagram: bytes, wanted: int, deadline: float) -> int:
-    """Let both say that until so many have heard it of the other; how many have."""
+def _say(peers: _Peers, said: Tuple[bytes, bytes], wanted: int, deadline: float) -> int:
+    """Let each say its own until so many have heard the other's; how many have."""
     heard: Set[int] = set()
     due = time.monotonic()
     pause = _FIRST_PAUSE
     while due < deadline and not peers.hopeless:
         for sender in (0, 1):
-            peers.send(sender, datagram)
+            peers.send(sender, said[sender])
         due = min(time.monotonic() + pause, deadline)
         pause = min(_LONGER * pause, _LONGEST_PAUSE)
         while time.monotonic() < due and not peers.hopeless:
-            heard |= {receiver for receiver, said in peers.receive(due) if said == datagram}
+            heard |= {at for at, datagram in peers.receive(due) if datagram == said[1 - at]}
             if len(heard) >= wanted:
                 return len(heard)
     return len(heard)

@@ -26,6 +26,9 @@ def load_file(
         where = f":{mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "cannot be read"
         raise ConfigError(f"{path}{where}: not YAML: {problem}") from None
+    except (ValueError, ArithmeticError, LookupError, TypeError, RecursionError):
+        # What looks like a date, a number or a key but is none, or is nested too deeply.
+        raise ConfigError(f"{path}: a value in it cannot be read: put it in quotes") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: no settings: write `roles:` and a list, see udppunch.yaml(5)")
     entries = content.pop("roles", None)
@@ -65,5 +68,5 @@ def holds_key(path: str) -> bool:
     try:
         content = yaml.safe_load(read_text(path, "configuration"))
         return any("key" in (s or {}) for entry in content["roles"] for s in entry.values())
-    except (CommandError, yaml.YAMLError, TypeError, KeyError, AttributeError):
+    except (CommandError, yaml.YAMLError, TypeError, ValueError, LookupError, AttributeError):
         return False

@@ -94,6 +94,8 @@ def parse_buffer(text: str) -> int:
 
 def parse_control(text: str) -> str:
     """The path of a UNIX socket; empty for `none`."""
+    if not text:
+        raise Invalid("no path is given: write one, or none")
     path = "" if text.strip() == "none" else text
     if len(os.fsencode(path)) > _LONGEST_SOCKET_PATH:
         raise Invalid(f"{text!r} is too long for a socket: {_LONGEST_SOCKET_PATH} bytes at most")
@@ -137,6 +139,8 @@ def parse_listen(text: str) -> Tuple[Address, ...]:
     host, port = split_address(text)
     if not host:
         return (address.with_port(address.ANY_IPV4, port),)
+    if host == "*":
+        raise Invalid(f"{text!r} is not an address: write :{port} for every one")
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
     except (OSError, UnicodeError) as error:

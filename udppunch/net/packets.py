@@ -64,6 +64,10 @@ class Packets:
         while self._waiting and self._send(self._waiting[0]):
             self._octets -= len(self._waiting.popleft())
         self._loop.watch(self._end, self._ready, writable=bool(self._waiting))
+        self.hear()
+
+    def hear(self) -> None:
+        """Hears what has come by now, as the loop does sooner or later."""
         for _ in range(_AT_ONCE):
             try:
                 packet = self._end.recv(_LARGEST * 2)

@@ -14,6 +14,7 @@ from typing import List, Sequence
 from udppunch import address
 from udppunch.address import Address
 from udppunch.contract import Endpoint
+from udppunch.errors import EX_CONFIG, CommandError
 from udppunch.net import sockaddr, socketerrors
 from udppunch.notices import event
 
@@ -28,6 +29,10 @@ def bind_groups(binds: Sequence[Address], copies: int, label: str) -> List[List[
     The IPv6 wildcard serves IPv4 too, unless that port's IPv4 wildcard is asked for as well;
     on a host without IPv6 it serves IPv4 alone.
     """
+    for bind in binds:
+        if address.port(bind) and list(binds).count(bind) > 1:
+            where = address.text(bind)
+            raise CommandError(f"{label} is to listen on {where} twice: once is enough", EX_CONFIG)
     groups: List[List[socket.socket]] = []
     try:
         for bind in binds:

@@ -17,7 +17,14 @@ from typing import Dict
 
 from udppunch import address
 from udppunch.contract import Endpoint
-from udppunch.errors import EX_CANTCREAT, EX_NOPERM, EX_OSERR, EX_UNAVAILABLE, CommandError
+from udppunch.errors import (
+    DESCRIPTORS,
+    EX_CANTCREAT,
+    EX_NOPERM,
+    EX_OSERR,
+    EX_UNAVAILABLE,
+    CommandError,
+)
 
 
 class Action(enum.Enum):
@@ -75,10 +82,9 @@ def explain(endpoint: Endpoint, error: Exception) -> CommandError:
     where = address.text(endpoint.bind)
     port = address.port(endpoint.bind)
     if number == errno.EADDRINUSE:
+        ask = f"ss -l{'t' if endpoint.label == 'metrics' else 'u'}np sport = :{port}"
         return CommandError(
-            f"cannot use {where}: another process has this port"
-            f" ('ss -lunp sport = :{port}' names it)",
-            EX_CANTCREAT,
+            f"cannot use {where}: another process has this port ('{ask}' names it)", EX_CANTCREAT
         )
     if number in (errno.EACCES, errno.EPERM):
         remedy = "run as root or with CAP_NET_BIND_SERVICE, or choose a port from 1024 up"
@@ -92,8 +98,7 @@ def explain(endpoint: Endpoint, error: Exception) -> CommandError:
         return CommandError(f"cannot use {where}: this host has no {kind}", EX_CANTCREAT)
     if number in (errno.EMFILE, errno.ENFILE):
         return CommandError(
-            f"cannot open a socket for {endpoint.label}: too many open files"
-            " (raise 'ulimit -n', or LimitNOFILE= in the unit)",
+            f"cannot open a socket for {endpoint.label}: too many open files{DESCRIPTORS}",
             EX_OSERR,
         )
     if endpoint.remote is not None and number in (errno.ENETUNREACH, errno.EHOSTUNREACH):

@@ -1,12 +1,14 @@
 """Byte streams on the loop: those who ask a daemon what it does, over UNIX or TCP sockets.
 
-They are few, slow and not trusted: each has a bounded time and may say a bounded number of
-bytes, and what it is told waits until it reads.
+They are few, slow and not trusted: each may say a bounded number of bytes, what it is told waits
+until it reads, and the oldest goes when there are too many.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import socket
 from typing import Callable, List, Protocol
 
@@ -92,16 +94,27 @@ class StreamServer:
         self._converse = converse
         self._most_octets = most_octets
         self._streams: List[Stream] = []
+        self._spare = os.open(os.devnull, os.O_RDONLY)
         listener.setblocking(False)
         loop.watch(listener, self._accept)
 
     def _accept(self) -> None:
+        self._streams = [stream for stream in self._streams if not stream.closed]
         try:
             sock, _ = self._listener.accept()
-        except OSError:
-            return  # it went away again, or there are too many files open
-        self._streams = [stream for stream in self._streams if not stream.closed]
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                self._refuse()
+            return  # or it went away again
         if len(self._streams) >= _MOST_STREAMS:
             # The one that came first has had its time.
             self._streams.pop(0).close()
         self._streams.append(Stream(self._loop, sock, self._converse(), self._most_octets))
+
+    def _refuse(self) -> None:
+        """Takes a stream to close it: one that waits for a descriptor would not let the loop
+        sleep."""
+        os.close(self._spare)
+        with contextlib.suppress(OSError):
+            self._listener.accept()[0].close()
+        self._spare = os.open(os.devnull, os.O_RDONLY)

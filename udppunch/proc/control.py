@@ -6,14 +6,13 @@ One line of JSON is asked, {"want": "stats", "channels": 10}; one JSON object is
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
 import socket
 from pathlib import Path
 from typing import Iterator, Mapping, Optional
-
-import psutil
 
 from udppunch.errors import EX_CANTCREAT, CommandError
 from udppunch.net.loop import Loop
@@ -72,7 +71,7 @@ def listen(
         if not wanted:
             place.parent.mkdir(mode=0o755, exist_ok=True)
             for other in place.parent.glob("*-*.sock"):
-                _remove_if_ownerless(other)
+                _remove_if_dead(other)
         _remove_if_dead(place)
         previous = os.umask(0o177)
         try:
@@ -84,6 +83,9 @@ def listen(
         sock.close()
         if wanted:
             reason = error.strerror or str(error)
+            if error.errno == errno.EADDRINUSE:
+                reason = "another daemon answers there" if place.is_socket() else "it is no socket"
+                reason += ": give another path"
             raise CommandError(f"control socket {place}: {reason}", EX_CANTCREAT) from None
         log.debug("no control socket at %s: %s", place, error.strerror)
         yield None
@@ -118,13 +120,6 @@ def _usual_place(name: str, environment: Mapping[str, str]) -> Optional[Path]:
     if environment.get("XDG_RUNTIME_DIR"):
         return Path(environment["XDG_RUNTIME_DIR"]) / "udppunch" / file
     return None
-
-
-def _remove_if_ownerless(path: Path) -> None:
-    """One of the usual place, named by the process that made it and was killed since."""
-    pid = path.stem.rpartition("-")[2]
-    if pid.isdigit() and not psutil.pid_exists(int(pid)):
-        remove(path)
 
 
 def _remove_if_dead(path: Path) -> None:

@@ -72,7 +72,7 @@ class _Crew:
         for name, role in self.roles:
             if name in KINDS:
                 desk = next(desks)
-                counters = role.counters + desk.registrar.all_counters()
+                counters = role.counters + desk.registrar.tally.all()
                 described.append(describe_role(name, desk, counters, desk.registrar.gauges()))
             else:
                 described.append(describe_role(name, role, role.counters))
@@ -93,12 +93,12 @@ class _Crew:
 
         kind = KINDS[name]
         memory = kind.memory(config, 1)
-        registrar = kind.registrar(config, 1, tell, memory, False)
+        registrar = kind.registrar(config, 1, tell, memory, None)
 
         def ask(message: wire.Message, now: float) -> None:
             registrar.hear(0, message, now)
 
-        role = kind.role(config, outbox, ask, memory, 0, os.getpid())
+        role = kind.role(config, outbox, ask, lambda: None, memory, 0, os.getpid())
         desk = RegistrarRole(registrar, self._drained)
         self.desks.append(desk)
         self.shared.append((role, config))
@@ -147,7 +147,8 @@ def run_all(roles: Roles, scene: Scene) -> None:
 
     def hang_up() -> None:
         if crew.shared:
-            crew.configure(scene.reread_shared())
+            if scene.read_again():
+                crew.configure(scene.current)
         else:
             crew.stop()  # the terminal is gone; not without a goodbye
 

@@ -18,7 +18,7 @@ from udppunch.net import mmsg, reuseport
 from udppunch.net.packets import packet_pair
 from udppunch.proc import control, crew, metrics, worker
 from udppunch.proc.kinds import KINDS
-from udppunch.proc.scene import Reread, Roles, Scene
+from udppunch.proc.scene import Reread, Roles, Scene, shared
 from udppunch.proc.signals import ignore_signals
 from udppunch.proc.supervisor import Child, Kind, Supervisor
 from udppunch.proc.systemd import Notifier
@@ -47,6 +47,7 @@ def run(
         scene = Scene(
             name,
             [role for role, _ in roles],
+            shared(roles),
             process,
             environment,
             reread,
@@ -83,16 +84,16 @@ def _supervise(roles: Roles, scene: Scene) -> None:
     children: List[Child] = []
     drain = 0.0
     others = [(role, config) for role, config in roles if role not in KINDS]
-    shared = [(role, config) for role, config in roles if role in KINDS]
-    for group, (role, config) in enumerate(shared, 1):
+    named = [(role, config) for role, config in roles if role in KINDS]
+    for group, (role, config) in enumerate(named, 1):
         drain = max(drain, config.drain_timeout)
-        label = f"{role} {group} " if len(shared) > 1 else ""
+        label = f"{role} {group} " if len(named) > 1 else ""
         children += _group(role, config, group, label, scene)
     if others:
         run_others = functools.partial(crew.run_others, others, scene)
         children.append(Child("others", Kind.LEADER, 0, run_others))
     notifier = Notifier(scene.environment)
-    Supervisor(children, notifier, drain, lambda: _check(scene)).run()
+    Supervisor(children, notifier, drain, scene.read_again).run()
 
 
 def _group(role: str, config: Any, group: int, label: str, scene: Scene) -> List[Child]:
@@ -102,12 +103,12 @@ def _group(role: str, config: Any, group: int, label: str, scene: Scene) -> List
     memory = KINDS[role].memory(config, count)
     pairs = [packet_pair() for _ in range(count)]
     ends = [pair[0] for pair in pairs]
-    registrar = functools.partial(worker.run_registrar, role, config, group, ends, memory, scene)
+    registrar = functools.partial(worker.run_registrar, role, group, ends, memory, scene)
     children = [Child(f"{label}registrar", Kind.LEADER, group, registrar)]
     for index in range(count):
         own = [of_one[index] for of_one in sockets]
         seat = worker.Seat(role, group, index, own, pairs[index][1], memory)
-        run_worker = functools.partial(worker.run_worker, config, seat, scene)
+        run_worker = functools.partial(worker.run_worker, seat, scene)
         children.append(Child(f"{label}worker {index + 1}", Kind.FOLLOWER, group, run_worker))
     return children
 
@@ -120,12 +121,6 @@ def _workers(config: Any) -> int:
         return int(config.workers)
     affinity: Optional[Callable[[], List[int]]] = getattr(psutil.Process(), "cpu_affinity", None)
     return len(affinity()) if affinity is not None else os.cpu_count() or 1
-
-
-def _check(scene: Scene) -> None:
-    """Before children are told to read it again: is it right? The log level is ours too."""
-    _, process = scene.reread()
-    logs.set_level(process.log_level)
 
 
 def _raise_descriptor_limit() -> None:

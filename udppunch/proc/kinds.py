@@ -17,11 +17,13 @@ from udppunch.proto import connectees, cookie, figures, tags
 from udppunch.proto.pairing import Limits
 from udppunch.proto.publishing import Publishing
 from udppunch.proto.registrar import Registrar
+from udppunch.proto.tally import Counts, Tally
 from udppunch.role.helper import Helper, HelperMemory
 from udppunch.role.relay import Relay
 from udppunch.wire.registrar import Message
 
 Ask = Callable[[Message, float], None]
+Hear = Callable[[], None]
 Tell = Callable[[int, Message, float], None]
 
 
@@ -37,6 +39,7 @@ class AnyRegistrar(Protocol):
     """What decides for all workers of a role."""
 
     counters: "Counter[str]"
+    tally: Tally
 
     def start(self, now: float) -> None: ...
 
@@ -51,8 +54,6 @@ class AnyRegistrar(Protocol):
     @property
     def drained(self) -> bool: ...
 
-    def all_counters(self) -> "Counter[str]": ...
-
     def gauges(self) -> Dict[str, int]: ...
 
     def status(self) -> str: ...
@@ -64,21 +65,21 @@ class Kind(NamedTuple):
     """How to make what a role consists of. `memory` is made once, before the first fork."""
 
     memory: Callable[[Any, int], Any]
-    role: Callable[[Any, Outbox, Ask, Any, int, int], SharedRole]
-    registrar: Callable[[Any, int, Tell, Any, bool], AnyRegistrar]
+    role: Callable[[Any, Outbox, Ask, Hear, Any, int, int], SharedRole]
+    registrar: Callable[[Any, int, Tell, Any, Optional[Counts]], AnyRegistrar]
     configure: Callable[[Any, Any], None]
 
 
 def _relay(
-    config: RelayConfig, outbox: Outbox, ask: Ask, memory: Any, worker: int, pid: int
+    config: RelayConfig, outbox: Outbox, ask: Ask, hear: Hear, memory: Any, worker: int, pid: int
 ) -> SharedRole:
-    return Relay(config, outbox, ask, worker, pid)
+    return Relay(config, outbox, ask, hear, worker, pid)
 
 
 def _relay_registrar(
-    config: RelayConfig, workers: int, tell: Tell, memory: Any, recall: bool
+    config: RelayConfig, workers: int, tell: Tell, memory: Any, before: Optional[Counts]
 ) -> AnyRegistrar:
-    return Registrar(_limits(config), workers, tell, recall)
+    return Registrar(_limits(config), workers, tell, before)
 
 
 def _configure_relay_registrar(registrar: Registrar, config: RelayConfig) -> None:
@@ -100,20 +101,32 @@ def _helper_memory(config: HelperConfig, workers: int) -> HelperMemory:
     )
 
 
+def _helper(
+    config: HelperConfig,
+    outbox: Outbox,
+    ask: Ask,
+    hear: Hear,
+    memory: HelperMemory,
+    worker: int,
+    pid: int,
+) -> SharedRole:
+    return Helper(config, outbox, ask, memory, worker, pid)
+
+
 def _shared(octets: int) -> memoryview:
     return memoryview(mmap.mmap(-1, octets))[:octets]
 
 
 def _helper_registrar(
-    config: HelperConfig, workers: int, tell: Tell, memory: HelperMemory, recall: bool
+    config: HelperConfig, workers: int, tell: Tell, memory: HelperMemory, before: Optional[Counts]
 ) -> AnyRegistrar:
     names = ["", *dict.fromkeys(name for name, _ in config.name)]
-    return Publishing(names, workers, tell, memory.counts, recall)
+    return Publishing(names, workers, tell, memory.counts, before)
 
 
 KINDS: Dict[str, Kind] = {
     "relay": Kind(
         lambda config, workers: None, _relay, _relay_registrar, _configure_relay_registrar
     ),
-    "helper": Kind(_helper_memory, Helper, _helper_registrar, lambda registrar, config: None),
+    "helper": Kind(_helper_memory, _helper, _helper_registrar, lambda registrar, config: None),
 }

@@ -13,7 +13,7 @@ from udppunch import logs
 from udppunch.address import Address
 from udppunch.config.process import ProcessConfig
 from udppunch.contract import Endpoint
-from udppunch.errors import CommandError
+from udppunch.errors import ConfigError, explained
 from udppunch.net import udp
 from udppunch.net.clock import boot_time
 from udppunch.net.loop import Loop
@@ -35,11 +35,13 @@ BEAT_EACH = 0.5  # seconds between two signs of life to the supervisor
 class Scene:
     """What all of them have in common; the two sockets listen, where they are wanted.
 
-    `roles` are their names, in the order of the file, some perhaps several times.
+    `roles` are their names, in the order of the file, some perhaps several times; `current` are
+    the configurations of those that workers share, as they are in force now.
     """
 
     name: str
     roles: Sequence[str]
+    current: List[Any]
     process: ProcessConfig
     environment: Mapping[str, str]
     reread: Reread
@@ -73,19 +75,23 @@ class Scene:
             ),
         )
 
-    def reread_shared(self) -> List[Any]:
-        """The configurations of the roles that workers share, as the files have them now; none
-        if these are wrong."""
+    def read_again(self) -> bool:
+        """Makes `current` what the files say now, and the log level too; no, if they are wrong,
+        which is logged."""
         try:
             roles, process = self.reread()
-        except CommandError as error:
-            log.error("reload: %s; all stays as it was", error)
-            return []
+            configs = shared(roles)
+            if [config.binds for config in configs] != [config.binds for config in self.current]:
+                raise ConfigError("other roles or addresses than before: restart for these")
+        except Exception as error:
+            log.error("reload: %s; all stays as it was", explained(error)[0])
+            return False
+        self.current[:] = configs
         logs.set_level(process.log_level)
         if os.getpid() == self.main_pid:
             said = "SIGHUP: secret, limits and log level read again"
             event(log, logging.INFO, "reloaded", said)
-        return [config for name, config in roles if name in KINDS]
+        return True
 
     def say_stopped(self, counters: "Counter[str]") -> None:
         """The last line of the log."""
@@ -99,6 +105,11 @@ class Scene:
             control.serve(loop, self.control, statistics)
         if self.metrics is not None:
             metrics.serve(loop, self.metrics, statistics)
+
+
+def shared(roles: Roles) -> List[Any]:
+    """The configurations of the roles that several workers may share."""
+    return [config for name, config in roles if name in KINDS]
 
 
 def nothing() -> None:

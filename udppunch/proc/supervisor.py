@@ -7,6 +7,7 @@ the signal. A child that can't even start is tried again ever later, and in the 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import enum
 import logging
@@ -64,7 +65,7 @@ class Child:
 
 
 class Supervisor:
-    """Runs children until SIGTERM or SIGINT; `reread` raises CommandError, and nothing happens.
+    """Runs children until SIGTERM or SIGINT. On SIGHUP `reload` says whether they should follow.
 
     SIGTERM asks the leaders to come to an end, which they have `drain` seconds for. A second
     one, and SIGINT, end all at once.
@@ -75,13 +76,13 @@ class Supervisor:
         children: Sequence[Child],
         notifier: Notifier,
         drain: float,
-        reread: Callable[[], None],
+        reload: Callable[[], bool],
     ) -> None:
         self._children = list(children)
         self._board = Board([child.name for child in self._children])
         self._notifier = notifier
         self._drain = drain
-        self._reread = reread
+        self._reload = reload
         self._pid = os.getpid()
         self._signals = SignalQueue(_SIGNALS)
         self._ready = False
@@ -112,9 +113,12 @@ class Supervisor:
         child.begun = time.monotonic()
         child.again_at = None
         child.beats = child.silent_ticks = 0
-        sys.stdout.flush()
-        sys.stderr.flush()
-        child.pid = os.fork()
+        _flush()
+        try:
+            child.pid = os.fork()
+        except OSError as error:
+            self._bury(child, f"was not started ({error.strerror})")
+            return
         if not child.pid:
             self._become(child, slot)
         self._board.enter(slot, child.pid, child.restarts)
@@ -135,27 +139,19 @@ class Supervisor:
         except BaseException as error:
             status = report(error)
         finally:
-            sys.stderr.flush()
+            _flush()
             os._exit(status)
 
     def _act(self, number: int) -> None:
         if number == signal.SIGHUP:
-            self._reload()
+            if self._reload():
+                for child in self._children:
+                    self._send(child, signal.SIGHUP)
         elif number == signal.SIGTERM and not self._draining:
             self._begin_drain()
         elif number in (signal.SIGTERM, signal.SIGINT):
             event(log, logging.INFO, "stopping", f"{signal.Signals(number).name}: stopping")
             self._stop()
-
-    def _reload(self) -> None:
-        try:
-            self._reread()
-        except CommandError as error:
-            log.error("reload: %s; all stays as it was", error)
-            return
-        event(log, logging.INFO, "reloaded", "SIGHUP: secret, limits and log level read again")
-        for child in self._children:
-            self._send(child, signal.SIGHUP)
 
     def _begin_drain(self) -> None:
         self._draining = True
@@ -187,7 +183,7 @@ class Supervisor:
             if self._draining and child.kind is Kind.LEADER:
                 self._end_group(child.group)
             elif not self._stopping and child.group != _ENDED:
-                self._bury(child, status)
+                self._bury(child, _how_it_ended(status))
 
     def _end_group(self, group: int) -> None:
         """Its leader has come to its end, and so do the others."""
@@ -197,9 +193,8 @@ class Supervisor:
                 child.again_at = None
                 self._send(child, signal.SIGINT)
 
-    def _bury(self, child: Child, status: int) -> None:
+    def _bury(self, child: Child, how: str) -> None:
         """It was not to end: tries again, soon if it had been running."""
-        how = _how_it_ended(status)
         now = time.monotonic()
         if now - child.begun >= _STARTED:
             child.tries = 0
@@ -269,6 +264,14 @@ class Supervisor:
     def _send(self, child: Child, number: int) -> None:
         if child.pid:
             os.kill(child.pid, number)
+
+
+def _flush() -> None:
+    """So that nothing is written twice, or lost."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
 
 
 def end_with_parent(parent: int, number: int) -> None:

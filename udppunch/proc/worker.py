@@ -27,6 +27,9 @@ from udppunch.wire.malformed import Malformed
 
 log = logging.getLogger(__name__)
 
+_CHANNELS = 10  # told of a role that another one's registrar tells of
+_CHANNELS_EACH = 10  # beats
+
 
 @dataclass(frozen=True)
 class Seat:
@@ -40,8 +43,9 @@ class Seat:
     memory: Any
 
 
-def run_worker(config: Any, seat: Seat, scene: Scene, board: Board, slot: int) -> None:
+def run_worker(seat: Seat, scene: Scene, board: Board, slot: int) -> None:
     """One of several workers of a role."""
+    config = scene.current[seat.group - 1]
     loop = scene.loop([config], dict(zip(config.binds, seat.sockets)))
     outbox = loop.outbox()
     lost: "Counter[str]" = Counter()
@@ -58,7 +62,7 @@ def run_worker(config: Any, seat: Seat, scene: Scene, board: Board, slot: int) -
 
     packets = Packets(loop, seat.registrar, heard)
     make = KINDS[seat.name].role
-    role = make(config, outbox, ask, seat.memory, seat.index, os.getpid())
+    role = make(config, outbox, ask, packets.hear, seat.memory, seat.index, os.getpid())
     loop.add(role, outbox)
 
     def beat(now: float) -> None:
@@ -66,8 +70,8 @@ def run_worker(config: Any, seat: Seat, scene: Scene, board: Board, slot: int) -
         ask(wire.Counted(dict(role.counters + loop.counters + lost)), now)
 
     def reload() -> None:
-        for new in scene.reread_shared()[seat.group - 1 : seat.group]:
-            role.configure(new)
+        if scene.read_again():
+            role.configure(scene.current[seat.group - 1])
 
     loop.add(Ticker(BEAT_EACH, beat), loop.outbox())
     # What asks for an end is the registrar's to hear; it comes to workers by the supervisor.
@@ -77,7 +81,6 @@ def run_worker(config: Any, seat: Seat, scene: Scene, board: Board, slot: int) -
 
 def run_registrar(
     name: str,
-    config: Any,
     group: int,
     ends: Sequence[socket.socket],
     memory: Any,
@@ -86,6 +89,7 @@ def run_registrar(
     slot: int,
 ) -> None:
     """The registrar of a role's workers; that of the first such role also tells how all are."""
+    config, kind = scene.current[group - 1], KINDS[name]
     loop = scene.loop()
     links: List[Packets] = []
 
@@ -93,38 +97,61 @@ def run_registrar(
         links[worker].say(wire.encode(message))
 
     again = board.processes()[board.names[slot]].restarts > 0
-    kind = KINDS[name]
-    registrar = kind.registrar(config, len(ends), tell, memory, again)
+    before = (board.told(slot) or {}).get("lasting", {}) if again else None
+    registrar = kind.registrar(config, len(ends), tell, memory, before)
     for worker, end in enumerate(ends):
         links.append(Packets(loop, end, _hear(registrar, worker)))
     desk = RegistrarRole(registrar, loop.stop)
     loop.add(desk, loop.outbox())
-
-    def tell_all() -> None:
-        role = describe_role(name, desk, registrar.all_counters(), registrar.gauges())
-        board.tell(slot, {"roles": [role], "listen": [address.text(at) for at in config.binds]})
-
-    def beat(now: float) -> None:
-        board.beat(slot, f"{name}: {desk.status()}")
-        tell_all()
-
-    loop.add(Ticker(BEAT_EACH, beat), loop.outbox())
+    account = _Account(name, config, desk, board, slot)
+    loop.add(Ticker(BEAT_EACH, account.beat), loop.outbox())
 
     def reload() -> None:
-        for new in scene.reread_shared()[group - 1 : group]:
-            kind.configure(registrar, new)
+        if scene.read_again():
+            kind.configure(registrar, scene.current[group - 1])
 
     def drain() -> None:
         desk.drain(config.drain_timeout)
 
     act_on_signals(loop, {signal.SIGTERM: drain, signal.SIGINT: loop.stop, signal.SIGHUP: reload})
     if group == 1:
-        scene.tell(loop, _statistics(registrar, scene, board, tell_all))
+        scene.tell(loop, _statistics(scene, board, slot, account))
     loop.run()
-    scene.say_stopped(registrar.all_counters())
+    scene.say_stopped(registrar.tally.all())
     if scene.control is not None and os.getppid() != scene.main_pid:
         # The supervisor was killed, and can't clear it away.
         control.remove(Path(scene.control.getsockname()))
+
+
+class _Account:
+    """What a registrar's process tells on the board, of itself and of its workers."""
+
+    def __init__(
+        self, name: str, config: Any, desk: RegistrarRole, board: Board, slot: int
+    ) -> None:
+        self._name = name
+        self._listen = [address.text(listen) for listen in config.binds]
+        self._desk = desk
+        self._board = board
+        self._slot = slot
+        self._beats = 0
+        self._channels: List[Any] = []
+
+    def beat(self, now: float) -> None:
+        self._board.beat(self._slot, f"{self._name}: {self._desk.status()}")
+        if self._beats % _CHANNELS_EACH == 0:  # to find them takes a while
+            self._channels = self.channels(_CHANNELS, now)
+        self._beats += 1
+        self.tell()
+
+    def channels(self, most: int, now: float) -> List[Any]:
+        return self._desk.registrar.busiest(most, now)
+
+    def tell(self) -> None:
+        registrar = self._desk.registrar
+        role = describe_role(self._name, self._desk, registrar.tally.all(), registrar.gauges())
+        told = {"roles": [role], "listen": self._listen, "channels": self._channels}
+        self._board.tell(self._slot, {**told, "lasting": registrar.tally.lasting()})
 
 
 def _hear(registrar: AnyRegistrar, worker: int) -> Callable[[bytes], None]:
@@ -136,16 +163,15 @@ def _hear(registrar: AnyRegistrar, worker: int) -> Callable[[bytes], None]:
     return heard
 
 
-def _statistics(
-    registrar: AnyRegistrar, scene: Scene, board: Board, tell_all: Callable[[], None]
-) -> Statistics:
-    """Of the whole daemon, as all of its processes tell; `tell_all` makes this one do so now."""
+def _statistics(scene: Scene, board: Board, slot: int, account: _Account) -> Statistics:
+    """Of the whole daemon, as all of its processes tell, this one by its account."""
     main = {"main": Process(scene.main_pid, 0)}
 
-    def told(key: str) -> List[Any]:
-        tell_all()
-        each = (board.told(slot) for slot in range(len(board.names)))
-        return [item for one in each if one is not None for item in one[key]]
+    def told(key: str, *, of_others: bool = False) -> List[Any]:
+        account.tell()
+        slots = (at for at in range(len(board.names)) if not (of_others and at == slot))
+        each = (board.told(at) for at in slots)
+        return [item for one in each if one is not None for item in one.get(key, ())]
 
     def roles() -> List[Dict[str, Any]]:
         left, ordered = told("roles"), []
@@ -155,13 +181,17 @@ def _statistics(
                 ordered.append(left.pop(index))
         return ordered
 
+    def busiest(most: int) -> List[Dict[str, Any]]:
+        channels = account.channels(most, boot_time()) + told("channels", of_others=True)
+        return sorted(channels, key=lambda one: sum(one["octets"]), reverse=True)[:most]
+
     return Statistics(
         scene.name,
         scene.main_pid,
         lambda: {**main, **board.processes()},
         roles,
         lambda: told("listen"),
-        lambda most: registrar.busiest(most, boot_time()),
+        busiest,
     )
 
 

@@ -142,6 +142,10 @@ class Pairing:
             ended.append(quietest)
         return ended
 
+    def number_from(self, least: int) -> None:
+        """No channel gets a number below that from now on, for fear that another one has it."""
+        self._last_number = max(self._last_number, least)
+
     def restore(self, flow: Flow, datagrams: int, octets: int, now: float) -> bool:
         """Takes over a flow that a worker still carries; whether it still is one."""
         channel = self._by_activity.get(flow.channel)

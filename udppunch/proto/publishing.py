@@ -11,6 +11,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence
 
 from udppunch import address
 from udppunch.notices import Notices
+from udppunch.proto.tally import Counts, Tally
 from udppunch.wire.registrar import (
     Claim,
     Complete,
@@ -36,36 +37,33 @@ class Publishing:
         workers: int,
         tell: Callable[[int, Message, float], None],
         counts: Sequence[memoryview],
-        recall: bool = False,
+        before: Optional[Counts] = None,
     ) -> None:
         self.counters: "Counter[str]" = Counter()
-        self.pids: Dict[int, int] = {}
+        self.tally = Tally(self.counters, before)
         self._names = names
         self._workers = range(workers)
         self._tell = tell
         self._counts = counts
-        self._recall = recall
+        self._recalls = before is not None
         self._exposers: Dict[int, Peer] = {}
-        self._counted: Dict[int, Counter[str]] = {}
-        self._former: "Counter[str]" = Counter()
         self._notices = Notices(log)
         self._draining = False
 
     def start(self, now: float) -> None:
-        if self._recall:
+        if self._recalls:
             for worker in self._workers:
                 self._tell(worker, Recall(), now)
 
     def hear(self, worker: int, message: Message, now: float) -> None:
         if isinstance(message, Counted):
-            self._counted[worker] = Counter(message.counters)
+            self.tally.heard(worker, message.counters)
         elif isinstance(message, Claim):
             self._claim(message, now)
         elif isinstance(message, Held):
-            self.pids[worker] = message.pid
+            self.tally.began(worker, message.pid)
         elif isinstance(message, Ready):
-            self.pids[worker] = message.pid
-            self._former.update(self._counted.pop(worker, {}))
+            self.tally.began(worker, message.pid)
             for service, peer in self._exposers.items():
                 self._tell(worker, Publish(service, peer), now)
             self._tell(worker, Complete(), now)
@@ -82,9 +80,6 @@ class Publishing:
     @property
     def drained(self) -> bool:
         return self._draining
-
-    def all_counters(self) -> "Counter[str]":
-        return sum(self._counted.values(), self.counters + self._former)
 
     def gauges(self) -> Dict[str, int]:
         workers = len(self._workers)

@@ -7,6 +7,7 @@ as long as no channel is to be opened or closed: one that begins anew asks them 
 
 from __future__ import annotations
 
+import heapq
 import logging
 from collections import Counter
 from typing import Any, Callable, Dict, List, Optional, Tuple
@@ -14,6 +15,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 from udppunch import address
 from udppunch.notices import Notices, event
 from udppunch.proto.pairing import Channel, Limits, Outcome, Pairing
+from udppunch.proto.tally import Counts, Tally
 from udppunch.wire.registrar import (
     Activity,
     Complete,
@@ -42,29 +44,31 @@ _ROOM = {
 
 
 class Registrar:
-    """`tell` gets a message to a worker. With `recall` the workers are asked first."""
+    """`tell` gets a message to a worker. One that comes after another has that one's counters
+    `before`, and asks the workers first what there is."""
 
     def __init__(
         self,
         limits: Limits,
         workers: int,
         tell: Callable[[int, Message, float], None],
-        recall: bool = False,
+        before: Optional[Counts] = None,
     ) -> None:
         self.counters: "Counter[str]" = Counter()
-        self._counted: Dict[int, Counter[str]] = {}  # by the workers there are
-        self._former: "Counter[str]" = Counter()  # by those that were there before them
-        self.pids: Dict[int, int] = {}
+        self.tally = Tally(self.counters, before)
         self._pairing = Pairing(limits)
         self._workers = range(workers)
         self._tell = tell
         self._notices = Notices(log)
-        self._recalled = set(self._workers) if recall else set()
+        self._recalled = set() if before is None else set(self._workers)
         self._postponed: List[Tuple[int, Message]] = []
         self._next = 0.0
 
     def start(self, now: float) -> None:
         self._next = now + (_RECALL_LASTS if self._recalled else _SWEEP)
+        if self._recalled:
+            # No predecessor gave numbers away as fast.
+            self._pairing.number_from(int(now * 1e6))
         for worker in self._recalled:
             self._tell(worker, Recall(), now)
 
@@ -74,17 +78,20 @@ class Registrar:
             for entry in message.entries:
                 self._pairing.touch(*entry, now)
         elif isinstance(message, Counted):
-            self._counted[worker] = Counter(message.counters)
+            self.tally.heard(worker, message.counters)
         elif isinstance(message, Holding):
+            if self._recalled:
+                self._next = now + _RECALL_LASTS
             if not self._pairing.restore(*message, now):
                 self._tell(worker, Part(message.flow.channel, message.flow.source.address), now)
         elif isinstance(message, Held):
-            self.pids[worker] = message.pid
+            self.tally.began(worker, message.pid)
             self._recalled.discard(worker)
             if not self._recalled:
                 self._resume(now)
         elif self._recalled:
-            if len(self._postponed) < _MOST_POSTPONED:
+            # Who is ready and not heard would stay deaf; there are only so many of those.
+            if len(self._postponed) < _MOST_POSTPONED or isinstance(message, Ready):
                 self._postponed.append((worker, message))
         elif isinstance(message, Handshake):
             self._pair(worker, message, now)
@@ -114,10 +121,6 @@ class Registrar:
     def drained(self) -> bool:
         return self._pairing.draining and not self._recalled and not len(self._pairing)
 
-    def all_counters(self) -> "Counter[str]":
-        """Its own and those of all workers, past ones included."""
-        return sum(self._counted.values(), self.counters + self._former)
-
     def gauges(self) -> Dict[str, int]:
         return {"channels": len(self._pairing), "half-open": self._pairing.half_open}
 
@@ -126,7 +129,7 @@ class Registrar:
 
     def busiest(self, most: int, now: float) -> List[Dict[str, Any]]:
         """The channels that carried most, for people; without their guids, which are secrets."""
-        channels = sorted(self._pairing, key=lambda c: sum(c.octets), reverse=True)[:most]
+        channels = heapq.nlargest(most, self._pairing, key=lambda c: sum(c.octets))
         return [
             {
                 "peers": [address.text(peer.address) for peer in channel.peers],
@@ -143,7 +146,8 @@ class Registrar:
         self.counters[f"handshakes: {answer.outcome.value}"] += 1
         self.counters["half-open evicted"] = self._pairing.evicted
         if answer.outcome in _ROOM:
-            self._notices.say(now, logging.WARNING, "full", _ROOM[answer.outcome])
+            about = answer.outcome.value
+            self._notices.say(now, logging.WARNING, "full", _ROOM[answer.outcome], about=about)
         channel = answer.channel
         if channel is None:
             return
@@ -162,8 +166,7 @@ class Registrar:
             self._ended(left, "left for another", now)
 
     def _welcome(self, worker: int, message: Ready, now: float) -> None:
-        self.pids[worker] = message.pid
-        self._former.update(self._counted.pop(worker, {}))
+        self.tally.began(worker, message.pid)
         for channel in self._pairing:
             for side, peer in enumerate(channel.peers):
                 if peer.worker == worker:

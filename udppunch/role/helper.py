@@ -108,6 +108,9 @@ class Helper:
                 if service.exposer is not None:
                     self._ask(Claim(service.number, service.exposer), now)
             self._ask(registrar.Held(self._pid), now)
+            if not self._listening:
+                # Whoever was told that may have gone without an answer.
+                self._ask(registrar.Ready(self._pid), now)
 
     def opened(self, endpoint: Endpoint, now: float) -> None:
         assert endpoint.local is not None

@@ -54,19 +54,22 @@ class _Flow:
 
 
 class Relay:
-    """`ask` is how the registrar is told things; it answers by calls of `told`."""
+    """`ask` is how the registrar is told things; it answers by calls of `told`, and `hear` makes
+    those happen that are due."""
 
     def __init__(
         self,
         config: RelayConfig,
         outbox: Outbox,
         ask: Callable[[registrar.Message, float], None],
+        hear: Callable[[], None] = lambda: None,
         worker: int = 0,
         pid: int = 0,
     ) -> None:
         self.counters: "Counter[str]" = Counter()
         self._outbox = outbox
         self._ask = ask
+        self._hear = hear
         self._worker = worker
         self._pid = pid
         self._flows: Dict[Address, _Flow] = {}
@@ -112,6 +115,9 @@ class Relay:
                 route = flow.route
                 self._ask(Holding(flow.told, route.datagrams, route.octets), now)
             self._ask(Held(self._pid), now)
+            if not self._listening:
+                # Whoever was told that may have gone without an answer.
+                self._ask(registrar.Ready(self._pid), now)
 
     def opened(self, endpoint: Endpoint, now: float) -> None:
         assert endpoint.local is not None
@@ -133,6 +139,10 @@ class Relay:
         flow = self._flows.get(burst.source)
         view, segment = burst.view, burst.segment
         octets = len(view)
+        if flow is None:
+            # A peer may know sooner than this worker: from the handshake that another one sent it.
+            self._hear()
+            flow = self._flows.get(burst.source)
         if flow is None:
             self._stranger(burst, now)
             return

@@ -15,7 +15,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional
 
 from udppunch.config.parse import Invalid, parse_optional_count, parse_time
 from udppunch.config.settings import Setting, parse_all
-from udppunch.errors import CommandError, UsageError
+from udppunch.errors import CommandError, UsageError, complain
 from udppunch.stats import client, table
 from udppunch.stats.client import Answer, Document
 
@@ -131,7 +131,7 @@ def _is_same_run(one: Document, other: Document) -> bool:
 
 
 def _complain(error: CommandError) -> None:
-    print(f"udppunch: {table.visible(str(error))}", file=sys.stderr)
+    complain(table.visible(str(error)))
 
 
 def _print(text: str) -> None:

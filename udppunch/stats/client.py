@@ -10,6 +10,7 @@ import json
 import os
 import socket
 import time
+from pathlib import Path
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Union
 
 from udppunch.errors import EX_NOPERM, EX_UNAVAILABLE, CommandError
@@ -123,7 +124,9 @@ def _explained(path: str, error: OSError) -> CommandError:
         return _not_permitted(path)
     if isinstance(error, FileNotFoundError):
         reason = f"no control socket {path}: does the daemon run?"
-    elif isinstance(error, ConnectionRefusedError) and os.path.exists(path):
+    elif isinstance(error, ConnectionRefusedError) and not Path(path).is_socket():
+        reason = f"{path} is no control socket: give the one that the daemon was given"
+    elif isinstance(error, ConnectionRefusedError):
         reason = f"nobody listens at {path}: its daemon has ended, start it again"
     elif isinstance(error, socket.timeout):
         reason = f"the daemon at {path} does not answer"

@@ -40,8 +40,6 @@ def show(path: str, document: Document, earlier: Optional[Earlier] = None) -> Li
         gauges = [[visible(name), _text(value)] for name, value in _object(role, "gauges").items()]
         title = ": ".join(_text(role[key]) for key in ("name", "status") if role.get(key))
         lines += _section([*gauges, *counters], title)
-    loop = _counters(_object(document, "loop"), _object(before, "loop"), seconds)
-    lines += _section(loop, "loop" if loop else "")
     lines += _section(_channels(document))
     return [_clipped(line, WIDTH) for line in lines]
 
