@@ -17,8 +17,9 @@ from udppunch.proto import connectees, cookie, figures, tags
 from udppunch.proto.pairing import Limits
 from udppunch.proto.publishing import Publishing
 from udppunch.proto.registrar import Registrar
+from udppunch.proto.service import Memory
 from udppunch.proto.tally import Counts, Tally
-from udppunch.role.helper import Helper, HelperMemory
+from udppunch.role.helper import Helper
 from udppunch.role.relay import Relay
 from udppunch.wire.registrar import Message
 
@@ -90,9 +91,9 @@ def _limits(config: RelayConfig) -> Limits:
     return Limits(config.idle, config.max_channels, config.half_open, config.half_open_prefix)
 
 
-def _helper_memory(config: HelperConfig, workers: int) -> HelperMemory:
+def _helper_memory(config: HelperConfig, workers: int) -> Memory:
     services = 1 + len({name for name, _ in config.name})
-    return HelperMemory(
+    return Memory(
         workers,
         [_shared(tags.SHARED_OCTETS) for _ in range(services)],
         [_shared(4 * workers * connectees.COUNTS).cast("I") for _ in range(services)],
@@ -106,7 +107,7 @@ def _helper(
     outbox: Outbox,
     ask: Ask,
     hear: Hear,
-    memory: HelperMemory,
+    memory: Memory,
     worker: int,
     pid: int,
 ) -> SharedRole:
@@ -118,7 +119,7 @@ def _shared(octets: int) -> memoryview:
 
 
 def _helper_registrar(
-    config: HelperConfig, workers: int, tell: Tell, memory: HelperMemory, before: Optional[Counts]
+    config: HelperConfig, workers: int, tell: Tell, memory: Memory, before: Optional[Counts]
 ) -> AnyRegistrar:
     names = ["", *dict.fromkeys(name for name, _ in config.name)]
     return Publishing(names, workers, tell, memory.counts, before)

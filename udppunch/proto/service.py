@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Dict, List, NamedTuple, Optional
+from typing import Dict, List, NamedTuple, Optional, Sequence
 
 from udppunch.contract import Endpoint, Route
 from udppunch.proto.connectees import Connectees
 from udppunch.proto.figures import Figures
 from udppunch.proto.tags import Shared
 from udppunch.wire.registrar import Peer
+
+
+class Memory(NamedTuple):
+    """What the workers of a helper share: for each service its tags and how many each has."""
+
+    workers: int
+    tags: Sequence[memoryview]
+    counts: Sequence[memoryview]
+    figures: memoryview
+    secret: bytes
 
 
 class WayBack(NamedTuple):

@@ -128,6 +128,8 @@ class Expose:
             self._drop("not the helper's", burst, now)
             return
         position, length, segment = burst.piece
+        if length > segment and self._train_from_helper(helper, burst):
+            return
         for datagram in burst.datagrams():
             self._from_helper(helper, datagram, (position, len(datagram), len(datagram)), now)
             position += segment
@@ -237,6 +239,25 @@ class Expose:
             connectee.waiting.append(bytes(datagram[expose.TAG_LENGTH :]))
         else:
             self.counters["dropped: waited too long"] += 1
+
+    def _train_from_helper(self, helper: _Helper, burst: Burst) -> bool:
+        """Passes a train on whose tags are all known; whether it was such a one."""
+        words, (position, length, segment) = burst.words(), burst.piece
+        ways = {}
+        for start in set(words):
+            connectee = helper.connectees.get(start)
+            if connectee is None or not connectee.open:
+                return False
+            ways[start] = connectee.to_service
+        strip, end = self._outbox.strip, position + length
+        if len(ways) == 1:
+            strip(ways[words[0]], burst.piece, expose.TAG_LENGTH)
+            return True
+        for start in words:
+            size = min(segment, end - position)
+            strip(ways[start], (position, size, size), expose.TAG_LENGTH)
+            position += segment
+        return bool(words)
 
     def _drop(self, reason: str, burst: Burst, now: float) -> None:
         self.counters[f"dropped: {reason}"] += 1

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from typing import Callable, Dict, List, NamedTuple, Optional, Sequence
+from typing import Callable, Dict, List, Optional, Sequence
 
 from udppunch import address
 from udppunch.address import Address
@@ -22,8 +22,8 @@ from udppunch.proto.admission import Admission, Kind
 from udppunch.proto.connectees import Connectees
 from udppunch.proto.figures import Figures
 from udppunch.proto.limiter import Limiter
-from udppunch.proto.service import Service
-from udppunch.proto.tags import Connectee, Shared
+from udppunch.proto.service import Memory, Service
+from udppunch.proto.tags import Connectee, Holder, Shared
 from udppunch.wire import expose, proxy, registrar
 from udppunch.wire.registrar import Claim, Peer
 
@@ -36,16 +36,6 @@ _SWEEP = 1.0
 _SPREAD = 40_503  # so that the next process id is far away
 
 
-class HelperMemory(NamedTuple):
-    """What the workers of a helper share: for each service its tags and how many each has."""
-
-    workers: int
-    tags: Sequence[memoryview]
-    counts: Sequence[memoryview]
-    figures: memoryview
-    secret: bytes
-
-
 class Helper:
     """`ask` is how the registrar is told things; it answers by calls of `told`."""
 
@@ -54,7 +44,7 @@ class Helper:
         config: HelperConfig,
         outbox: Outbox,
         ask: Callable[[registrar.Message, float], None],
-        memory: HelperMemory,
+        memory: Memory,
         worker: int = 0,
         pid: int = 0,
     ) -> None:
@@ -133,8 +123,10 @@ class Helper:
         service: Service = burst.endpoint.owner
         exposed = None if service.name else self._by_exposer.get(burst.source)
         position, _, segment = burst.piece
-        if exposed is not None and segment < len(burst.view):
-            if self._train_from_exposer(exposed, burst, now):
+        if segment < len(burst.view):
+            if exposed is not None and self._train_from_exposer(exposed, burst, now):
+                return
+            if exposed is None and self._train_from_connectee(service, burst, now):
                 return
         for datagram in burst.datagrams():
             size = len(datagram)
@@ -351,6 +343,26 @@ class Helper:
         service.from_exposer[1] += len(datagram) - expose.TAG_LENGTH
         self._outbox.strip(way.route, piece, expose.TAG_LENGTH)
 
+    def _train_from_connectee(self, service: Service, burst: Burst, now: float) -> bool:
+        """Passes a train on, if it is of one who is known, and none of it a keepalive."""
+        to_exposer = service.to_exposer
+        if to_exposer is None or _SIGNED_WORD in (burst.words() or (_SIGNED_WORD,)):
+            return False
+        holder = service.connectees.find(burst.source, burst.local, now)
+        if holder is None:
+            return False
+        self._pass_on(service, to_exposer, holder, burst.piece)
+        return True
+
+    def _pass_on(self, service: Service, to_exposer: Route, holder: Holder, piece: Piece) -> None:
+        _, length, segment = piece
+        datagrams = 1 if length <= segment else -(-length // segment)
+        holder.datagrams += datagrams
+        holder.octets += length
+        service.from_connectees[0] += datagrams
+        service.from_connectees[1] += length
+        self._outbox.prefix(to_exposer, piece, holder.head)
+
     def _from_connectee(self, service: Service, burst: Burst, piece: Piece, now: float) -> None:
         source, to_exposer = burst.source, service.to_exposer
         if to_exposer is None:
@@ -371,11 +383,7 @@ class Helper:
             self._figures.add("new_connectees")
             self.counters["connectees new"] += 1
             self._access.came(str(service), holder, now)
-        holder.datagrams += 1
-        holder.octets += piece[1]
-        service.from_connectees[0] += 1
-        service.from_connectees[1] += piece[1]
-        self._outbox.prefix(to_exposer, piece, holder.head)
+        self._pass_on(service, to_exposer, holder, piece)
 
     def _drop(self, reason: str, source: Address, now: float) -> None:
         self.counters[f"dropped: {reason}"] += 1
