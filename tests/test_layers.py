@@ -2,6 +2,7 @@
 
 cli                           reads the command line
 proc      demo  check  stats  joins a role to the loop | what short commands do
+probe                         questions to servers on the network
 role      net      lab        what a datagram means | sockets and the clock | NATs to test in
 proto                         state machines
 wire                          bytes and values
@@ -36,11 +37,12 @@ MAY: Dict[str, Set[str]] = {
     "lab": GROUND,
     "logs": {"notices"},
     "usage": set(),
-    "originals": {"errors"},
+    "originals": {"errors", "usage"},
     "proc": GROUND | {"config", "logs", "wire", "proto", "role", "net"},
     "demo": GROUND | {"lab"},
-    "check": GROUND | {"config", "wire", "net"},
-    "stats": GROUND | {"config"},
+    "probe": GROUND | {"wire", "net"},
+    "check": GROUND | {"config", "wire", "net", "probe"},
+    "stats": GROUND | {"config", "probe"},
     "cli": {"errors", "config", "logs", "usage", "originals", "proc", "demo", "check", "stats"},
     "__main__": {"cli"},
     "__init__": set(),

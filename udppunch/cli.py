@@ -40,6 +40,11 @@ def _command(arguments: List[str], environment: Mapping[str, str]) -> int:
     if first in ("-V", "--version"):
         print(f"udppunch {__version__}")
         return 0
+    if first == "udpexposer":
+        first, rest, environment = originals.udpexposer(rest, environment)
+        if not first:
+            print(usage.UDPEXPOSER, end="")
+            return 0
     name = config.ALIASES.get(first, first)
     if name not in usage.COMMANDS:
         known = {**usage.COMMANDS, **config.ALIASES}
@@ -71,7 +76,8 @@ def _run(name: str, parsed: Dict[str, Any], environment: Mapping[str, str]) -> i
     if name == "check":
         from udppunch import check
 
-        return check.run("relay", parsed, environment)
+        (role,) = (role for role in usage.CHECKS if parsed.pop(role))
+        return check.run(role, parsed, environment)
     if name == "stats":
         from udppunch import stats
 
@@ -119,7 +125,7 @@ def _warnings(
             yield f"{file} holds a key and others may read it: chmod 600"
     if parsed.get("key") is not None:
         yield "a key on the command line can be seen by others: better --key-file FILE"
-    for kind in ("key", "secret"):
+    for kind in ("key", "secret", "password"):
         file = parsed.get(f"{kind}-file")
         if file is not None and config.is_exposed(file, environment):
             yield f"{kind} file {file} may be read by others: chmod 600"
@@ -144,12 +150,19 @@ def _parse(name: str, words: List[str]) -> Optional[Dict[str, Any]]:
             parsed[word.lstrip("-").lower()] = value
     # A default that says in words what happens is for people; the setting has its own.
     settings = {**config.ROLES.get(name, {}), **config.PROCESS}
-    given = {option.split("=")[0] for option in _before_dashes(words) if option.startswith("-")}
+    given = [word.split("=")[0] for word in _before_dashes(words) if word.startswith("-")]
     for option in _options(text):
         key = option.name.lstrip("-")
-        if key in settings and not any(option.name.startswith(word) for word in given):
+        if key in settings and not any(_is_of(option, word) for word in given):
             parsed[key] = None
     return parsed
+
+
+def _is_of(option: Any, word: str) -> bool:
+    """Whether a word of the command line is the option, shortened perhaps."""
+    if word.startswith("--"):
+        return str(option.name).startswith(word)
+    return option.short is not None and option.short[1:] in word
 
 
 def _refuse_unknown_options(name: str, words: Sequence[str]) -> None:
@@ -157,6 +170,8 @@ def _refuse_unknown_options(name: str, words: Sequence[str]) -> None:
     known = {word: None for option in options for word in (option.short, option.long) if word}
     for word in _before_dashes(words):
         bare = word.split("=")[0]
+        if bare[:1] == "-" and bare[1:2] != "-" and bare[:2] in known:
+            continue  # a short one, its value behind it perhaps
         if len(bare) > 1 and bare.startswith("-") and not any(k.startswith(bare) for k in known):
             hint = config.nearest(bare, known)
             raise UsageError(f"unknown option {bare} of udppunch {name}{hint}")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Callable, Dict, List, Sequence
+from typing import Callable, Dict, List, Mapping, Sequence, Tuple
 
+import docopt
+
+from udppunch import usage
 from udppunch.errors import UsageError
 
 _RELAY_LEVELS = {"0": "error", "1": "error", "2": "warning", "3": "info", "4": "debug"}
@@ -46,3 +49,31 @@ def relay_words(words: Sequence[str]) -> List[str]:
         else:
             translated += translate(value)
     return translated
+
+
+def udpexposer(
+    words: Sequence[str], environment: Mapping[str, str]
+) -> Tuple[str, List[str], Mapping[str, str]]:
+    """The arguments of udpexposer 0.3.0 as a command of ours, with its arguments and environment;
+    no command if help is wanted. Raises UsageError."""
+    if {"-h", "--help"} & set(words):
+        return "", [], environment
+    try:
+        given = docopt.docopt(usage.UDPEXPOSER, ["udpexposer", *words], help=False)
+    except docopt.DocoptExit:
+        raise UsageError(
+            "these are not udpexposer's arguments; see udppunch udpexposer -h"
+        ) from None
+    if given["-P"] is not None:
+        environment = {**environment, "UDPPUNCH_PASSWORD": given["-P"]}
+    listen, helper = given["LISTEN"], given["-a"]
+    if given["-S"]:
+        return "stats", [helper or listen], environment
+    if given["-s"]:
+        return "helper", ["-n", given["-n"], listen], environment
+    if helper is None or given["-c"] is None:
+        missing = "-a SERVER" if helper is None else "-c LOCAL"
+        hint = "(or -s, to be the helper); see udppunch udpexposer -h"
+        raise UsageError(f"{missing} is missing {hint}")
+    options = ["--bind", listen, "-n", given["-n"], "-i", f"{given['-i']}ms"]
+    return "expose", [*options, given["-c"], helper], environment

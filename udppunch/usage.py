@@ -24,6 +24,7 @@ Commands:
   demo        show the whole thing on this machine
 
 `udppunch COMMAND --help` tells what a command takes, `man udppunch` the rest.
+`udppunch udpexposer` takes that program's own options.
 """
 
 _PROCESS = """\
@@ -179,13 +180,14 @@ cgn-sym (behind a carrier's NAT too), udp-blocked.
 """
 
 _CHECK = """\
-Check whether a relay works, for cron and monitoring: one line, and exit status 0 (OK),
-1 (WARNING), 2 (CRITICAL) or 3 (UNKNOWN).
+Check whether a relay or a helper works, for cron and monitoring: one line, and exit status
+0 (OK), 1 (WARNING), 2 (CRITICAL) or 3 (UNKNOWN).
 
 Usage:
   udppunch check relay [options] ADDRESS
+  udppunch check helper [options] ADDRESS
 
-ADDRESS is host:port, [v6]:port or :port; port 6060 may be left out.
+ADDRESS is host:port, [v6]:port or :port; a relay's port 6060 may be left out.
 LIMITS is a time, a share of loss, or both: what is above it is bad.
 
 Options:
@@ -193,7 +195,9 @@ Options:
   -c --critical LIMITS  when it is critical [default: 500ms,60%]
   -t --timeout TIME     for the whole check, resolving the name too [default: 10s]
   --probes N            round trips to measure, 1 to 100 [default: 5]
-  --secret-file FILE    read the secret from FILE; also UDP_RELAY_SECRET_KEY [default: none]
+  --secret-file FILE    of a relay: its secret; also UDP_RELAY_SECRET_KEY [default: none]
+  --password-file FILE  of a helper: its password; also UDPPUNCH_PASSWORD [default: none]
+  --silent TIME         of a helper: critical if no exposer was heard for TIME [default: 60s]
   --json                print the outcome as a JSON object [default: off]
   -q --quiet            print nothing when all is OK [default: off]
   -h --help             print this
@@ -206,9 +210,11 @@ Usage:
   udppunch stats [options] [WHERE]
 
 WHERE, with a / in it, is the control socket of one; without it all are shown that are found in
-/run/udppunch and $XDG_RUNTIME_DIR/udppunch.
+/run/udppunch and $XDG_RUNTIME_DIR/udppunch. As host:port it is a helper, ours or udpexposer's,
+which is asked over the network: a JSON object in any case.
 
 Options:
+  --password-file FILE  what the helper wants; also UDPPUNCH_PASSWORD [default: none]
   --json              print the document as the daemon gives it [default: off]
   --watch             go on until Ctrl-C, with what comes in a second [default: off]
   --every TIME        with --watch, ask each TIME [default: 2s]
@@ -217,7 +223,26 @@ Options:
 """
 
 # What can be checked.
-CHECKS: Dict[str, None] = {"relay": None}
+CHECKS: Dict[str, None] = {"relay": None, "helper": None}
+
+UDPEXPOSER = """\
+Do what udpexposer does, with its own options: for a unit file that names them.
+
+Usage:
+  udppunch udpexposer [options] LISTEN
+
+LISTEN is the helper's address with -s, else the one to speak to the helper from.
+
+Options:
+  -s           be the helper, at LISTEN
+  -a SERVER    the helper's address
+  -c LOCAL     the service's address
+  -n MAX       connectees at once [default: 4]
+  -i MS        milliseconds between two keepalives [default: 25000]
+  -P PASSWORD  what both sides share; others can see it: better in UDPPUNCH_PASSWORD
+  -S           print the statistics of the helper at SERVER
+  -h --help    print this
+"""
 
 COMMANDS: Dict[str, str] = {
     "rendezvous": _RENDEZVOUS,

@@ -340,10 +340,14 @@ def test_output_that_nobody_reads_does_not_change_the_status(relay: FaultyRelay)
     assert (ran.returncode, ran.stderr) == (1, b"")
 
 
+# What they have when only relays are checked.
+OF_HELPERS = {"password-file": "none", "silent": "60s"}
+
+
 def test_too_many_open_files(relay: FaultyRelay, capsys: pytest.CaptureFixture[str]) -> None:
     """Our own trouble; in this process, for no other would get so far."""
     settings = {name: setting.default for name, setting in SETTINGS["relay"].items()}
-    parsed = {**settings, "address": relay.address, "secret-file": "none"}
+    parsed = {**settings, "address": relay.address, "secret-file": "none", **OF_HELPERS}
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     with open(os.devnull) as lowest_free:
         number = lowest_free.fileno()

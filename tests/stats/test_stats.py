@@ -220,7 +220,7 @@ def test_no_permission(daemon: Daemon, own: Path) -> None:
 @pytest.mark.parametrize(
     "arguments,said",
     [
-        (["relay.example.org:6061"], "write its path with a /"),
+        (["relay.example.org:6061"], "--password-file FILE or UDPPUNCH_PASSWORD"),
         (["relay.sock"], "./relay.sock"),
         (["--every", "1ms"], "at least 100ms"),
         (["--channels", "many"], "channels: 'many'"),

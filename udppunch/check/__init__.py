@@ -11,7 +11,7 @@ import traceback
 from pathlib import Path
 from typing import Any, Callable, Dict, Mapping
 
-from udppunch.check import output, relay
+from udppunch.check import helper, output, relay
 from udppunch.check.output import Outcome, Report, Status
 from udppunch.check.thresholds import parse_limits
 from udppunch.config.parse import Invalid, parse_time
@@ -23,16 +23,23 @@ _SETTINGS = {
     "critical": Setting(parse_limits, "500ms,60%"),
     "timeout": Setting(parse_time, "10s"),
 }
+# What options that one check has and another has not say when they are left out.
+_NOT_GIVEN = (None, "none", "60s")
 SETTINGS: Dict[str, Dict[str, Setting]] = {
     "relay": {**_SETTINGS, **relay.SETTINGS},
+    "helper": {**_SETTINGS, **helper.SETTINGS},
 }
 _PROBES: Dict[str, Callable[[Mapping[str, Any], Mapping[str, str]], Outcome]] = {
     "relay": relay.check,
+    "helper": helper.check,
 }
 
 
 def run(role: str, parsed: Mapping[str, Any], environment: Mapping[str, str]) -> int:
     """Check a role and tell what was found; the exit status. Raises Invalid."""
+    for name in {**relay.SETTINGS, **helper.SETTINGS}:
+        if name not in SETTINGS[role] and parsed[name] not in _NOT_GIVEN:
+            raise Invalid(f"--{name} is not for a {role}")
     limits = parse_all(_SETTINGS, {name: parsed[name] for name in _SETTINGS})
     outcome = _outcome(role, parsed, environment)
     report = Report(role, parsed["address"], outcome, limits["warning"], limits["critical"])

@@ -18,13 +18,12 @@ from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Sequence, Set
 
 from udppunch import address
 from udppunch.address import Address
-from udppunch.check.lookup import addresses_of
 from udppunch.check.output import Measure, Outcome, Status
 from udppunch.check.thresholds import MILLISECONDS, PERCENT
 from udppunch.config.parse import (
     RELAY_PORT,
     Invalid,
-    parse_count,
+    parse_probes,
     parse_secret,
     read_secret_file,
     split_address,
@@ -33,9 +32,8 @@ from udppunch.config.roles import SECRET_VARIABLE
 from udppunch.config.settings import Setting
 from udppunch.contract import Lookup
 from udppunch.net import sockaddr
+from udppunch.probe.lookup import addresses_of
 from udppunch.wire import relay
-
-MOST_PROBES = 100
 
 # By when of the time a channel has to be open, and to carry; the rest is for the probes.
 _OPENS_BY = 0.5
@@ -57,16 +55,9 @@ def _parse_relay(text: str) -> Lookup:
     return Lookup(host or "127.0.0.1", port)
 
 
-def _parse_probes(text: str) -> int:
-    count = parse_count(text)
-    if count > MOST_PROBES:
-        raise Invalid(f"{text!r} is out of range: 1 to {MOST_PROBES}")
-    return count
-
-
 SETTINGS = {
     "address": Setting(_parse_relay),
-    "probes": Setting(_parse_probes, "5"),
+    "probes": Setting(parse_probes, "5"),
     "secret-file": Setting(read_secret_file, optional=True),
 }
 

@@ -22,6 +22,7 @@ from udppunch.wire.puncher import KEY_MAXIMUM
 
 RENDEZVOUS_PORT = 39737
 RELAY_PORT = 6060
+MOST_PROBES = 100
 MOST_WORKERS = 64
 LOG_LEVELS = ("trace", "debug", "info", "warning", "error")
 _UNITS = {"us": 1e-6, "ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
@@ -189,6 +190,14 @@ def parse_tags(text: str) -> int:
     return count
 
 
+def parse_probes(text: str) -> int:
+    """How often to ask."""
+    count = parse_count(text)
+    if count > MOST_PROBES:
+        raise Invalid(f"{text!r} is out of range: 1 to {MOST_PROBES}")
+    return count
+
+
 def parse_proxy_protocol(text: str) -> bool:
     if text not in ("v2", "none"):
         raise Invalid(f"{text!r} is not a version of the PROXY protocol: write v2 or none")
@@ -204,11 +213,12 @@ def parse_log_place(text: str) -> Optional[str]:
 
 def parse_bind_any(text: str) -> Address:
     """A local IP address, with a port or without."""
+    match = re.fullmatch(r"\[([^\]]*)\](?::(\d+))?|([^:]*)(?::(\d+))?", text)
     try:
-        if ":" not in text or text.count(":") > 1 and "[" not in text:
+        if match is None:
             return address.pack(text, 0)
-        host, port = split_address(text)
-        return address.pack(host or "0.0.0.0", port)
+        host = match[1] or match[3] or "0.0.0.0"
+        return address.pack(host, int(match[2] or match[4] or 0))
     except ValueError:
         raise Invalid(f"{text!r} is not a local IP address: write 192.0.2.1 or [v6]:port") from None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, Mapping, Optional, Tuple
 
+from udppunch import address
 from udppunch.address import Address
 from udppunch.config import parse
 from udppunch.config.parse import RELAY_PORT, RENDEZVOUS_PORT, Invalid
@@ -202,11 +203,22 @@ def role_config(role: str, raw: Mapping[str, Any], environment: Mapping[str, str
     if "secret-file" in values:
         _choose_secret(values, environment)
     if "password-file" in values:
-        _choose_password(values, environment)
+        values["key"] = password_key(values.pop("password-file"), environment)
+    if role == "expose" and values["bind"] is not None:
+        _fit_bind(values)
     if "workers" in values and values["workers"] is None:
         values["workers"] = 0
     values = {name.replace("-", "_"): value for name, value in values.items()}
     return _CONFIGS[role](**values)
+
+
+def _fit_bind(values: Dict[str, Any]) -> None:
+    """One socket has a port, and speaks to helpers of its own family."""
+    bind, helpers = values["bind"], values["helper"]
+    if address.port(bind) and len(helpers) > 1:
+        raise Invalid("bind has a port, which only one helper's socket can have: leave it out")
+    if address.is_ipv4(bind):
+        values["helper"] = tuple(Lookup(h.host, h.port, ipv4_only=True) for h in helpers)
 
 
 def _choose_key(values: Dict[str, Any], environment: Mapping[str, str]) -> None:
@@ -234,15 +246,15 @@ def _choose_secret(values: Dict[str, Any], environment: Mapping[str, str]) -> No
     values["secret"] = secret or b""
 
 
-def _choose_password(values: Dict[str, Any], environment: Mapping[str, str]) -> None:
-    password = values.pop("password-file")
+def password_key(password: Optional[bytes], environment: Mapping[str, str]) -> bytes:
+    """The key of the password that was read from a file, else of the environment's; empty if
+    there is none. Raises CommandError."""
     if password is None:
         password = environment.get(PASSWORD_VARIABLE, "").encode()
-    values["key"] = b""
     if not password:
-        return
+        return b""
     try:
-        values["key"] = derive_key(password)
+        return derive_key(password)
     except ImportError as error:
         raise CommandError(
             f"a password needs the Python library {error.name or 'argon2'}"

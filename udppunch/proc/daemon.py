@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 import os
@@ -13,7 +14,8 @@ import psutil
 
 from udppunch import logs
 from udppunch.config.process import ProcessConfig
-from udppunch.errors import EX_CANTCREAT, CommandError
+from udppunch.config.roles import ExposeConfig
+from udppunch.errors import DESCRIPTORS, EX_CANTCREAT, CommandError
 from udppunch.net import mmsg, reuseport
 from udppunch.net.packets import packet_pair
 from udppunch.proc import control, crew, metrics, worker
@@ -25,6 +27,7 @@ from udppunch.proc.systemd import Notifier
 
 log = logging.getLogger(__name__)
 
+_OTHER_DESCRIPTORS = 64
 _HELPER_RISKS = (
     "anybody may take the service's place, or have traffic sent to an address that is not his"
 )
@@ -38,7 +41,8 @@ def run(
     Raises CommandError when an address can't be listened on, a name does not exist, or a
     process of the daemon can't be kept running.
     """
-    _raise_descriptor_limit()
+    limit = _raise_descriptor_limit()
+    roles = [(role, _fit(config, limit) if role == "expose" else config) for role, config in roles]
     name = "-".join(dict.fromkeys(role for role, _ in roles))
     with (
         metrics.listen(process.metrics) as metrics_socket,
@@ -123,10 +127,25 @@ def _workers(config: Any) -> int:
     return len(affinity()) if affinity is not None else os.cpu_count() or 1
 
 
-def _raise_descriptor_limit() -> None:
+def _raise_descriptor_limit() -> int:
     """Each path is a socket or two, and the customary 1,024 descriptors are soon used up."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     except (OSError, ValueError):
-        pass
+        return soft
+    return hard
+
+
+def _fit(config: ExposeConfig, descriptors: int) -> ExposeConfig:
+    """Each connectee is a socket: no more of them than leave some for everything else."""
+    most = max(1, (descriptors - _OTHER_DESCRIPTORS) // len(config.helper))
+    if descriptors < 0 or config.max_clients <= most:
+        return config
+    log.warning(
+        "%s connectees at once and not %s: too few descriptors%s",
+        most,
+        config.max_clients,
+        DESCRIPTORS,
+    )
+    return dataclasses.replace(config, max_clients=most)

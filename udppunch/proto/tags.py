@@ -15,19 +15,15 @@ datagrams and octets (8 bytes each).
 
 from __future__ import annotations
 
-import heapq
 import struct
-from collections import OrderedDict
 from typing import Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 from udppunch.address import Address
+from udppunch.proto.eviction import Eviction
 from udppunch.wire.expose import NEVER_A_TAG, TAGS
 
 _SLOT = struct.Struct("=IBB18s16s")
 _VERSION = struct.Struct("=I")
-# A connectee that was answered keeps its tag for as long as it was not silent for so long.
-PROTECTED = 10.0
-_MOST_GONE = 64
 
 _ANSWERED_AT = TAGS * _SLOT.size
 _RETURNED_AT = _ANSWERED_AT + TAGS * 4
@@ -124,12 +120,7 @@ class Holder:
 
 
 class Tags:
-    """The tags that one worker issues: to whom, since when, and whose turn it is to go.
-
-    Connectees that nobody ever answered come before those that were; of the former the one that
-    came first, of the latter the one that was silent longest. One that was answered and is not
-    silent yet is never sent away.
-    """
+    """The tags that one worker issues: to whom, and since when."""
 
     def __init__(self, shared: Shared, worker: int, workers: int, start: int, now: float) -> None:
         self.holders: Dict[bytes, Holder] = {}  # by address and address asked, end to end
@@ -140,11 +131,10 @@ class Tags:
         self._taken: Set[int] = set()
         own = range(worker, TAGS, workers)
         self._room = len(own) - (0 in own) - (NEVER_A_TAG in own)
-        self._unanswered: "OrderedDict[Holder, None]" = OrderedDict()  # the oldest first
-        # When each was last seen, or some time before: it is looked up anew on the way. Those
-        # that are gone stay until they come up, or are many.
-        self._by_silence: List[Tuple[float, int, Holder]] = []
-        self._serial = 0
+        self._eviction: Eviction[Holder] = Eviction(
+            lambda holder: shared.answered[holder.tag] > 0,
+            lambda holder: max(holder.active, float(shared.answered[holder.tag])),
+        )
         for tag in shared.in_use(worker, workers):
             connectee = shared.read(tag)
             if connectee is not None:
@@ -173,24 +163,17 @@ class Tags:
 
     def evict(self, now: float) -> Optional[Holder]:
         """Makes room by sending one away; None if all deserve to stay."""
-        while self._unanswered:
-            holder = next(iter(self._unanswered))
-            if not self._shared.answered[holder.tag]:
-                return self._free(holder)
-            del self._unanswered[holder]
-        quietest = self._quietest()
-        if quietest is None or now < self._last_seen(quietest) + PROTECTED:
-            return None
-        return self._free(quietest)
+        holder = self._eviction.choose(now)
+        return None if holder is None else self._free(holder)
 
     def expire(self, now: float, idle: float) -> List[Holder]:
         """Frees the tags of those that were silent for so long."""
         freed: List[Holder] = []
         while True:
-            quietest = self._quietest()
-            if quietest is None or now < self._last_seen(quietest) + idle:
+            holder = self._eviction.silent(now, idle)
+            if holder is None:
                 return freed
-            freed.append(self._free(quietest))
+            freed.append(self._free(holder))
 
     def look_at(self, holder: Holder) -> Holder:
         """Fills in whether it was answered, and what it was sent."""
@@ -202,35 +185,13 @@ class Tags:
         holder = Holder(connectee, tag, now)
         self.holders[connectee.address + connectee.local] = holder
         self._taken.add(tag)
-        self._unanswered[holder] = None
-        self._serial += 1
-        heapq.heappush(self._by_silence, (now, self._serial, holder))
+        self._eviction.add(holder, now)
         return holder
 
     def _free(self, holder: Holder) -> Holder:
         self.look_at(holder).gone = True
         del self.holders[holder.connectee.address + holder.connectee.local]
-        self._unanswered.pop(holder, None)
+        self._eviction.remove(holder)
         self._taken.discard(holder.tag)
         self._shared.write(holder.tag, None)
-        if len(self._by_silence) > 2 * len(self.holders) + _MOST_GONE:
-            self._by_silence = [entry for entry in self._by_silence if not entry[2].gone]
-            heapq.heapify(self._by_silence)
         return holder
-
-    def _quietest(self) -> Optional[Holder]:
-        """Who has been silent longest. Those seen since they were put in their place go to a
-        later one on the way, which each datagram would cost otherwise."""
-        while self._by_silence:
-            then, serial, holder = self._by_silence[0]
-            if holder.gone:
-                heapq.heappop(self._by_silence)
-                continue
-            seen = self._last_seen(holder)
-            if seen <= then:
-                return holder
-            heapq.heapreplace(self._by_silence, (seen, serial, holder))
-        return None
-
-    def _last_seen(self, holder: Holder) -> float:
-        return max(holder.active, float(self._shared.answered[holder.tag]))

@@ -7,7 +7,7 @@ tag, a socket of its own towards the service. It speaks with udpexposer's helper
 from __future__ import annotations
 
 import logging
-from collections import Counter, OrderedDict
+from collections import Counter
 from typing import Callable, Dict, List, Optional, Sequence
 
 from udppunch import address
@@ -17,6 +17,7 @@ from udppunch.contract import Batch, Burst, Endpoint, Lookup, Outbox, Piece, Rou
 from udppunch.errors import EX_NOHOST, CommandError
 from udppunch.notices import TRACE, Notices, event
 from udppunch.proto.destination import Destination
+from udppunch.proto.eviction import Eviction
 from udppunch.proto.keepalives import Keepalives
 from udppunch.wire import expose
 
@@ -34,8 +35,10 @@ class _Helper:
         self.keepalives = keepalives
         self.endpoint: Optional[Endpoint] = None
         self.route: Optional[Route] = None
-        # By the tag as `Batch.words` has it; whoever was heard last comes last.
-        self.connectees: "OrderedDict[int, _Connectee]" = OrderedDict()
+        self.connectees: Dict[int, _Connectee] = {}  # by the tag as `Batch.words` has it
+        self.eviction: Eviction[_Connectee] = Eviction(
+            lambda connectee: connectee.answered, lambda connectee: connectee.seen
+        )
         self.silence_said = False
 
     def __str__(self) -> str:
@@ -45,7 +48,10 @@ class _Helper:
 class _Connectee:
     """A tag, and the socket that stands for who has it."""
 
-    __slots__ = ("helper", "head", "endpoint", "to_service", "waiting", "open", "seen", "carried")
+    __slots__ = (
+        "helper", "head", "endpoint", "to_service", "waiting", "open", "seen", "carried",
+        "answered",
+    )  # fmt: skip
 
     def __init__(self, helper: _Helper, head: bytes, endpoint: Endpoint, now: float) -> None:
         self.helper = helper
@@ -55,7 +61,8 @@ class _Connectee:
         self.waiting: List[bytes] = []
         self.open = False
         self.seen = now
-        self.carried = -1
+        self.carried = 0
+        self.answered = False
 
 
 class Expose:
@@ -270,6 +277,7 @@ class Expose:
         route = connectee.helper.route
         if route is not None:
             connectee.seen = now
+            connectee.answered = True
             self._outbox.prefix(route, piece, connectee.head)
 
     def _newcomer(self, helper: _Helper, tag: int, now: float) -> Optional[_Connectee]:
@@ -277,37 +285,48 @@ class Expose:
         if service is None:
             self._service.look_up(now)
             return None
-        if len(helper.connectees) >= self._config.max_clients:
-            self.counters["connectees evicted"] += 1
-            self._forget(next(iter(helper.connectees.values())))
+        if len(helper.connectees) >= self._config.max_clients and not self._make_room(helper, now):
+            self.counters["dropped: no room for a connectee"] += 1
+            return None
         endpoint = Endpoint("connectee", address.any_of(service), remote=service)
         connectee = _Connectee(helper, _head(tag), endpoint, now)
         endpoint.owner = connectee
         helper.connectees[tag] = connectee
+        helper.eviction.add(connectee, now)
         self.counters["connectees"] += 1
         self._outbox.open(endpoint)
         return connectee
+
+    def _make_room(self, helper: _Helper, now: float) -> bool:
+        evicted = helper.eviction.choose(now)
+        if evicted is None:
+            return False
+        self.counters["connectees evicted"] += 1
+        self._forget(evicted)
+        return True
 
     def _forget(self, connectee: _Connectee, close: bool = True) -> None:
         helper = connectee.helper
         if helper.connectees.get(word(connectee.head)) is connectee:
             del helper.connectees[word(connectee.head)]
+            helper.eviction.remove(connectee)
         if close:
             self._outbox.close(connectee.endpoint)
 
     def _sweep(self, now: float) -> None:
-        """Puts those that carried something behind the others, and ends the idle ones."""
+        """Notes who was heard since the last time, and forgets the idle ones."""
         for helper in self._helpers:
-            for tag, connectee in list(helper.connectees.items()):
+            for connectee in helper.connectees.values():
                 carried = connectee.to_service.datagrams
                 if carried != connectee.carried:
                     connectee.carried = carried
                     connectee.seen = now
-                if connectee.seen >= now - _SWEEP:
-                    helper.connectees.move_to_end(tag)
-                elif now >= connectee.seen + self._config.idle:
-                    self.counters["connectees idle"] += 1
-                    self._forget(connectee)
+            while True:
+                idle = helper.eviction.silent(now, self._config.idle)
+                if idle is None:
+                    break
+                self.counters["connectees idle"] += 1
+                self._forget(idle)
 
 
 def _head(tag: int) -> bytes:

@@ -1,6 +1,7 @@
 """`udppunch stats`: what running daemons do now, once or again and again.
 
-Each is asked through its control socket; what it answers is shown as tables, or as it is.
+Each is asked through its control socket; what it answers is shown as tables, or as it is. A helper
+on another host is asked by its own protocol.
 """
 
 from __future__ import annotations
@@ -13,13 +14,23 @@ import sys
 import time
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional
 
-from udppunch.config.parse import Invalid, parse_optional_count, parse_time
+from udppunch.config.parse import (
+    Invalid,
+    parse_optional_count,
+    parse_time,
+    read_password_file,
+    split_address,
+)
+from udppunch.config.roles import password_key
 from udppunch.config.settings import Setting, parse_all
-from udppunch.errors import CommandError, UsageError, complain
+from udppunch.contract import Lookup
+from udppunch.errors import EX_UNAVAILABLE, CommandError, UsageError, complain
+from udppunch.probe import statistics
 from udppunch.stats import client, table
 from udppunch.stats.client import Answer, Document
 
 _SHORTEST_PAUSE = 0.1
+_REMOTE_PATIENCE = 5.0
 _CLEAR = "\x1b[H\x1b[2J"
 
 
@@ -33,6 +44,7 @@ def _parse_every(text: str) -> float:
 SETTINGS: Dict[str, Setting] = {
     "every": Setting(_parse_every, "2s"),
     "channels": Setting(parse_optional_count, "10"),
+    "password-file": Setting(read_password_file, optional=True),
 }
 
 
@@ -48,13 +60,14 @@ def run(parsed: Mapping[str, Any], environment: Mapping[str, str]) -> int:
 
 
 def _run(parsed: Mapping[str, Any], environment: Mapping[str, str]) -> None:
-    values = parse_all(SETTINGS, {name: parsed[name] for name in SETTINGS})
+    given = {name: parsed[name] for name in SETTINGS if parsed[name] != "none"}
+    values = parse_all(SETTINGS, {"channels": parsed["channels"], **given})
     where = parsed["where"]
     if where is not None and "/" not in where:
-        raise UsageError(
-            f"{where!r} is not a control socket: write its path with a /, as ./{where}, "
-            "or nothing for all there are"
-        )
+        _run_remote(where, values, parsed["watch"], environment)
+        return
+    if values["password-file"] is not None:
+        raise UsageError("--password-file is for a helper, given as host:port")
     display = _Display(parsed["json"], parsed["watch"])
     answers = _ask(where, environment, values["channels"])
     _raise_if_none_answers(answers)
@@ -66,6 +79,33 @@ def _run(parsed: Mapping[str, Any], environment: Mapping[str, str]) -> None:
         except CommandError as error:
             answers = [Answer("", error)]
         display.show(answers)
+
+
+def _run_remote(
+    where: str, values: Mapping[str, Any], watch: bool, environment: Mapping[str, str]
+) -> None:
+    """Of a helper somewhere else: what the original's client prints."""
+    if ":" not in where:
+        raise UsageError(
+            f"{where!r} is not a control socket: write its path with a /, as ./{where}, "
+            "or nothing for all there are"
+        )
+    host, port = split_address(where)
+    key = password_key(values["password-file"], environment)
+    if not key:
+        raise UsageError(
+            "a helper tells its statistics for its password: --password-file FILE or"
+            f" UDPPUNCH_PASSWORD (a control socket has a / in its path: ./{where})"
+        )
+    target = Lookup(host or "127.0.0.1", port)
+    while True:
+        answer = statistics.ask(target, key, time.monotonic() + _REMOTE_PATIENCE)
+        if answer.statistics is None:
+            raise CommandError(answer.trouble, EX_UNAVAILABLE)
+        _print(json.dumps(answer.statistics, indent=None if watch else 2))
+        if not watch:
+            return
+        time.sleep(values["every"])
 
 
 def _ask(where: Optional[str], environment: Mapping[str, str], channels: int) -> List[Answer]:
