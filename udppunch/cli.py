@@ -123,6 +123,8 @@ def _warnings(
         file = parsed["file"]
         if config.is_exposed(file, environment) and config.holds_key(file):
             yield f"{file} holds a key and others may read it: chmod 600"
+    if environment is not os.environ:
+        yield "a password on the command line can be seen by others: better UDPPUNCH_PASSWORD"
     if parsed.get("key") is not None:
         yield "a key on the command line can be seen by others: better --key-file FILE"
     for kind in ("key", "secret", "password"):

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from typing import Any, Callable, List, Optional, Protocol, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Protocol, Sequence, Tuple
 
 from udppunch.address import Address
 
@@ -231,3 +231,6 @@ class Role(Protocol):
 
     def status(self) -> str:
         """One line for people: what the role does now."""
+
+    def gauges(self) -> Dict[str, int]:
+        """The same in numbers, by name."""

@@ -64,16 +64,23 @@ def udpexposer(
         raise UsageError(
             "these are not udpexposer's arguments; see udppunch udpexposer -h"
         ) from None
-    if given["-P"] is not None:
-        environment = {**environment, "UDPPUNCH_PASSWORD": given["-P"]}
-    listen, helper = given["LISTEN"], given["-a"]
-    if given["-S"]:
+    if given["--password"] is not None:
+        environment = {**environment, "UDPPUNCH_PASSWORD": given["--password"]}
+    listen, helper = given["LISTEN"], given["--server-addr"]
+    if given["--dump-stats"]:
         return "stats", [helper or listen], environment
-    if given["-s"]:
-        return "helper", ["-n", given["-n"], listen], environment
-    if helper is None or given["-c"] is None:
+    if given["--server-mode"]:
+        return "helper", ["-n", given["--max-clients"], listen], environment
+    if helper is None or given["--local-connect-addr"] is None:
         missing = "-a SERVER" if helper is None else "-c LOCAL"
         hint = "(or -s, to be the helper); see udppunch udpexposer -h"
         raise UsageError(f"{missing} is missing {hint}")
-    options = ["--bind", listen, "-n", given["-n"], "-i", f"{given['-i']}ms"]
-    return "expose", [*options, given["-c"], helper], environment
+    options = [
+        "--bind",
+        listen,
+        "-n",
+        given["--max-clients"],
+        "-i",
+        f"{given['--ping-interval-ms']}ms",
+    ]
+    return "expose", [*options, given["--local-connect-addr"], helper], environment

@@ -234,14 +234,14 @@ Usage:
 LISTEN is the helper's address with -s, else the one to speak to the helper from.
 
 Options:
-  -s           be the helper, at LISTEN
-  -a SERVER    the helper's address
-  -c LOCAL     the service's address
-  -n MAX       connectees at once [default: 4]
-  -i MS        milliseconds between two keepalives [default: 25000]
-  -P PASSWORD  what both sides share; others can see it: better in UDPPUNCH_PASSWORD
-  -S           print the statistics of the helper at SERVER
-  -h --help    print this
+  -s --server-mode               be the helper, at LISTEN
+  -a --server-addr SERVER        the helper's address
+  -c --local-connect-addr LOCAL  the service's address
+  -n --max-clients MAX           connectees at once [default: 4]
+  -i --ping-interval-ms MS       milliseconds between two keepalives [default: 25000]
+  -P --password PASSWORD         what both sides share, for all to see: better UDPPUNCH_PASSWORD
+  -S --dump-stats                print the statistics of the helper at SERVER
+  -h --help                      print this
 """
 
 COMMANDS: Dict[str, str] = {

@@ -7,7 +7,7 @@ has not been heard for long publishes nothing, however well it answers.
 from __future__ import annotations
 
 import time
-from typing import Any, List, Mapping
+from typing import Any, List, Mapping, Optional
 
 from udppunch.check.output import Measure, Outcome, Status
 from udppunch.check.thresholds import MILLISECONDS, PERCENT
@@ -24,9 +24,6 @@ from udppunch.contract import Lookup
 from udppunch.probe import statistics
 from udppunch.probe.lookup import addresses_of
 from udppunch.probe.statistics import Answer
-from udppunch.wire.expose import NONCE_MAXIMUM
-
-_NEVER = NONCE_MAXIMUM  # as the wire has it
 
 
 def _parse_helper(text: str) -> Lookup:
@@ -60,16 +57,18 @@ def check(values: Mapping[str, Any], environment: Mapping[str, str]) -> Outcome:
     if not told:
         measures = (Measure("rtt", None, MILLISECONDS), Measure("loss", loss, PERCENT))
         return Outcome(Status.CRITICAL, answers[-1].trouble if answers else reason, measures)
-    return _judge(1000 * statistics.average(answers), loss, told[-1]["last_ka_s"], values)
+    heard = told[-1]["last_ka_s"]  # by the helper's clock, or 0
+    age = max(0, int(time.time()) - heard) if heard else None
+    return _judge(1000 * statistics.average(answers), loss, age, values)
 
 
-def _judge(rtt: float, loss: float, age: int, values: Mapping[str, Any]) -> Outcome:
+def _judge(rtt: float, loss: float, age: Optional[int], values: Mapping[str, Any]) -> Outcome:
     measures = (
         Measure("rtt", rtt, MILLISECONDS),
         Measure("loss", loss, PERCENT),
-        Measure("keepalive", None if age == _NEVER else float(age), "s"),
+        Measure("keepalive", age, "s"),
     )
-    if age == _NEVER:
+    if age is None:
         return Outcome(Status.CRITICAL, "no exposer has come yet", measures)
     if age > values["silent"]:
         return Outcome(Status.CRITICAL, f"no exposer heard for {age} s", measures)

@@ -204,6 +204,10 @@ def role_config(role: str, raw: Mapping[str, Any], environment: Mapping[str, str
         _choose_secret(values, environment)
     if "password-file" in values:
         values["key"] = password_key(values.pop("password-file"), environment)
+    if role == "helper" and values["name"] and not values["key"]:
+        raise Invalid("name needs a password, since only signed keepalives carry one")
+    if role == "expose" and values["name"] and not values["key"]:
+        raise Invalid("name needs a password, since only signed keepalives carry one")
     if role == "expose" and values["bind"] is not None:
         _fit_bind(values)
     if "workers" in values and values["workers"] is None:

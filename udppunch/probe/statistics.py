@@ -85,8 +85,7 @@ def _await(sock: socket.socket, at: Address, began: float, until: float) -> Answ
             return Answer(expose.decode_statistics(datagram), time.monotonic() - began)
         except Malformed:
             continue  # it takes us for a connectee, or for something else
-    trouble = f"{address.text(at)} does not answer: no helper there, or another password"
-    return Answer(None, trouble=trouble)
+    return Answer(None, trouble=f"{address.text(at)} gives no answer (right password?)")
 
 
 def _trouble(at: Address, error: OSError) -> str:

@@ -75,7 +75,7 @@ class _Crew:
                 counters = role.counters + desk.registrar.tally.all()
                 described.append(describe_role(name, desk, counters, desk.registrar.gauges()))
             else:
-                described.append(describe_role(name, role, role.counters))
+                described.append(describe_role(name, role, role.counters, role.gauges()))
         described[0]["counters"].update(self.loop.counters)
         return described
 

@@ -27,7 +27,7 @@ from udppunch.proc.systemd import Notifier
 
 log = logging.getLogger(__name__)
 
-_OTHER_DESCRIPTORS = 64
+_OTHER_DESCRIPTORS = 32
 _HELPER_RISKS = (
     "anybody may take the service's place, or have traffic sent to an address that is not his"
 )

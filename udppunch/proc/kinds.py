@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import mmap
 import os
+import time
 from collections import Counter
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Protocol
 
 from udppunch.config.roles import HelperConfig, RelayConfig
 from udppunch.contract import Outbox, Role
+from udppunch.net.clock import boot_time
 from udppunch.proto import connectees, cookie, figures, tags
 from udppunch.proto.pairing import Limits
 from udppunch.proto.publishing import Publishing
@@ -99,6 +101,7 @@ def _helper_memory(config: HelperConfig, workers: int) -> Memory:
         [_shared(4 * workers * connectees.COUNTS).cast("I") for _ in range(services)],
         _shared(figures.OCTETS * workers),
         os.urandom(cookie.SECRET),
+        lambda: time.time() - boot_time(),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Callable, Optional, Sequence
+from typing import Callable, Dict, Optional, Sequence
 
 from udppunch.address import Address
 from udppunch.contract import Burst, Endpoint, Lookup
@@ -23,6 +23,9 @@ class Endpointless:
     def refused(self, endpoint: Endpoint, now: float) -> None: ...
 
     def receive(self, burst: Burst, now: float) -> None: ...
+
+    def gauges(self) -> Dict[str, int]:
+        return {}
 
 
 class Ticker(Endpointless):

@@ -33,6 +33,7 @@ class Connectees:
         now: float,
     ) -> None:
         workers = len(counts) // COUNTS
+        self.most = most
         self.gone: List[Holder] = []  # for whoever wants to know; theirs to clear
         self._tags = Tags(shared, worker, workers, start, now)
         self._holders = self._tags.holders
@@ -40,7 +41,6 @@ class Connectees:
         self._refused = counts[workers:]
         self._heeded = sum(self._refused)
         self._worker = worker
-        self._most = most
         self._head_of = head_of
         self._counts[worker] = len(self._tags)
 
@@ -57,7 +57,7 @@ class Connectees:
 
     def admit(self, source: Address, local: bytes, now: float) -> Optional[Holder]:
         """A tag for a newcomer, in the place of another if need be; None if there is none."""
-        if self._tags.full or sum(self._counts) >= self._most:
+        if self._tags.full or sum(self._counts) >= self.most:
             evicted = self._tags.evict(now)
             if evicted is None:
                 self._refused[self._worker] = (self._refused[self._worker] + 1) & _COUNT
@@ -68,18 +68,17 @@ class Connectees:
         return None if holder is None else self._with_head(holder)
 
     def expire(self, now: float, idle: float) -> None:
-        """Forgets the idle ones, and makes room where other workers had none."""
+        """Forgets the idle ones, and makes room for one where other workers had none: with that
+        they have one of their own to send away for the next."""
         self.gone += self._tags.expire(now, idle)
-        refused = sum(self._refused)
-        wanted = min(refused - self._heeded, len(self._tags))
-        self._heeded = refused
-        if sum(self._counts) >= self._most:
-            for _ in range(wanted):
-                evicted = self._tags.evict(now)
-                if evicted is None:
-                    break
-                self.gone.append(evicted)
         self._counts[self._worker] = len(self._tags)
+        refused = sum(self._refused)
+        if refused != self._heeded and sum(self._counts) >= self.most:
+            evicted = self._tags.evict(now)
+            if evicted is not None:
+                self.gone.append(evicted)
+                self._counts[self._worker] = len(self._tags)
+        self._heeded = refused
 
     def all(self) -> List[Holder]:
         """Those that have a tag, with what is known of them until now."""

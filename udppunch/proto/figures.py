@@ -2,7 +2,7 @@
 
     figures     23 integers of 8 bytes for each worker, which alone writes them
 
-The last three are moments, as seconds of the loop's clock, told as seconds since.
+The last three are moments: seconds of the loop's clock here, and of Unix time when they are told.
 """
 
 from __future__ import annotations
@@ -34,14 +34,15 @@ class Figures:
         """That it happened now."""
         self._own[_INDEX[name]] = int(now) + 1  # 0 is for never
 
-    def totals(self, now: float) -> Dict[str, int]:
-        """As they are told: moments as seconds since, all ones for never."""
+    def totals(self, ahead: float) -> Dict[str, int]:
+        """As they are told: moments in Unix time, which is so far ahead of the loop's clock, and 0
+        for never."""
         totals = {}
         for name, index in _INDEX.items():
             values = [figures[index] for figures in self._all]
             if name in _MOMENTS:
                 latest = max(values)
-                totals[name] = max(0, int(now) + 1 - latest) if latest else 2**64 - 1
+                totals[name] = int(latest - 1 + ahead) if latest else 0
             else:
                 totals[name] = sum(values)
         return totals

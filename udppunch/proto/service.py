@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Dict, List, NamedTuple, Optional, Sequence
+from typing import Callable, Dict, List, NamedTuple, Optional, Sequence
 
 from udppunch.contract import Endpoint, Route
 from udppunch.proto.connectees import Connectees
@@ -13,13 +13,17 @@ from udppunch.wire.registrar import Peer
 
 
 class Memory(NamedTuple):
-    """What the workers of a helper share: for each service its tags and how many each has."""
+    """What the workers of a helper share: for each service its tags and how many each has.
+
+    `ahead` gives by how much Unix time is ahead of the loop's clock.
+    """
 
     workers: int
     tags: Sequence[memoryview]
     counts: Sequence[memoryview]
     figures: memoryview
     secret: bytes
+    ahead: Callable[[], float]
 
 
 class WayBack(NamedTuple):

@@ -193,5 +193,9 @@ class Connect:
             path.close(now)
 
     def status(self) -> str:
+        gauges = self.gauges()
+        return f"{gauges['paths up']} of {gauges['paths']} paths up"
+
+    def gauges(self) -> Dict[str, int]:
         up = sum(path.state is State.UP for path in self._paths.values())
-        return f"{up} of {len(self._paths)} paths up"
+        return {"paths": len(self._paths), "paths up": up}

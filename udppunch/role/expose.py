@@ -23,6 +23,7 @@ from udppunch.wire import expose
 
 log = logging.getLogger(__name__)
 
+_SIGNED_WORD = word(expose.SIGNED[: expose.TAG_LENGTH])
 _SWEEP = 1.0
 _MOST_WAITING = 32  # datagrams of a tag whose socket is not open yet
 
@@ -158,6 +159,7 @@ class Expose:
             length = piece[1]
             if (
                 connectee is None
+                or start == _SIGNED_WORD
                 or source != peer
                 or not connectee.open
                 or length < expose.TAG_LENGTH
@@ -250,6 +252,8 @@ class Expose:
     def _train_from_helper(self, helper: _Helper, burst: Burst) -> bool:
         """Passes a train on whose tags are all known; whether it was such a one."""
         words, (position, length, segment) = burst.words(), burst.piece
+        if _SIGNED_WORD in words:
+            return False
         ways = {}
         for start in set(words):
             connectee = helper.connectees.get(start)

@@ -71,6 +71,8 @@ class Helper:
         self._config = config
         self._newcomers = Limiter(config.rate, 2 * config.rate)
         self._admission = Admission(config.key, self._memory.secret, config.rate)
+        for service in self._services:
+            service.connectees.most = config.max_clients
 
     def start(self, now: float) -> None:
         self._next_sweep = now + _SWEEP
@@ -260,6 +262,9 @@ class Helper:
         known = source in self._by_exposer
         if not self._config.key:
             self._figures.add("simple_keepalives")
+            if not known and not self._newcomers.allows(address.prefix(source), now):
+                self._drop("keepalives over their rate", source, now)
+                return
             if not known:
                 self._figures.add("simple_address_switches")
                 self._claim("", burst, now)
@@ -278,11 +283,13 @@ class Helper:
         if verdict.kind is Kind.STATISTICS:
             for service in self._services:
                 service.count(self._figures, self.counters, now)
-            answer = expose.encode_statistics(self._figures.totals(now))
+            answer = expose.encode_statistics(self._figures.totals(self._memory.ahead()))
         if answer:
             self._outbox.send(Route(burst.endpoint, source, burst.local), answer)
         if verdict.kind in (Kind.PROVED, Kind.REFRESHED):
             self._figures.note("last_ka_s", now)
+        if verdict.kind is Kind.REFRESHED:
+            self._figures.add(Kind.PROVED.value)
         if verdict.kind is Kind.PROVED:
             self._claim(verdict.name, burst, now)
 

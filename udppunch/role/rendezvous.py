@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from typing import Callable, List, Optional, Sequence
+from typing import Callable, Dict, List, Optional, Sequence
 
 from udppunch import address
 from udppunch.address import Address
@@ -106,6 +106,9 @@ class Rendezvous:
 
     def status(self) -> str:
         return f"{len(self._registry)} keys, {self.counters['introduced']} introductions"
+
+    def gauges(self) -> Dict[str, int]:
+        return {"keys": len(self._registry)}
 
     def _refuse(self, burst: Burst, datagram: memoryview, now: float) -> str:
         """Why a datagram is not even looked at: length, family, source, then its rate."""

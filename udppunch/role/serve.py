@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from typing import Callable, Optional, Sequence
+from typing import Callable, Dict, Optional, Sequence
 
 from udppunch import address
 from udppunch.address import Address
@@ -296,8 +296,13 @@ class Serve:
             client.path.close(now)
 
     def status(self) -> str:
+        gauges = self.gauges()
+        clients = f"{gauges['clients connected']} of {gauges['clients']} clients connected"
+        return f"{self._presence.status()}, {clients}"
+
+    def gauges(self) -> Dict[str, int]:
         up = sum(client.path.state is State.UP for client in self._clients)
-        return f"{self._presence.status()}, {up} of {len(self._clients)} clients connected"
+        return {"clients": len(self._clients), "clients connected": up}
 
 
 def _who(path: ServerPath) -> str:
