@@ -60,6 +60,14 @@ class _Access(logging.Formatter):
 class _File(logging.handlers.WatchedFileHandler):
     """A file that may be moved away, and then is made anew; as unshakable as `_Stream`."""
 
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            super().emit(record)
+        except OSError:
+            # It can't be closed for what is left to be written, or not be opened again: the next
+            # line tries anew.
+            self.stream = None
+
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         pass
 

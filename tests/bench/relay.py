@@ -22,10 +22,8 @@ import argparse
 import itertools
 import json
 import os
-import platform
 import secrets
 import shlex
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass, replace
@@ -60,8 +58,8 @@ from tests.bench.relay_results import (
     Sample,
     as_json,
     sections,
-    write,
 )
+from tests.bench.report import conditions, write
 from udppunch.wire.relay import DEFAULT_SECRET, handshake
 
 TRAINS_BAR = 0.33  # times the plain relay's CPU
@@ -319,21 +317,6 @@ def _progress(text: str) -> None:
         sys.stderr.flush()
 
 
-def conditions(python: str) -> str:
-    """The machine, and the command that was given."""
-    cpus = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.split(":")[1].strip() for line in cpus if "model name" in line), "")
-    version = subprocess.run([python, "-V"], check=True, stdout=subprocess.PIPE).stdout
-    machine = [
-        model or platform.machine(),
-        f"{os.cpu_count()} cores",
-        f"Linux {platform.release()}",
-        version.decode().strip(),
-    ]
-    command = " ".join(["python -m tests.bench.relay", *map(shlex.quote, sys.argv[1:])])
-    return f"Measured on {', '.join(machine)}, by\n\n    {command}"
-
-
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="relay", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -364,8 +347,8 @@ def main() -> int:
     if options.json:
         options.json.write_text(as_json(figures) + "\n")
     if options.write:
-        texts = [conditions(options.python), *(section.as_markdown() for section in shown)]
-        write(options.write, "\n\n".join(texts))
+        texts = [conditions("relay", options.python), *(section.as_markdown() for section in shown)]
+        write(options.write, "Relaying", "\n\n".join(texts))
     failures = figures.failures()
     if options.check and failures:
         print("\n".join(["", "Bars not met:", *failures]))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import statistics
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Dict, Iterator, List, Mapping, Optional, Sequence
 
 from tests.bench.common import table
@@ -16,7 +15,6 @@ OURS = "udppunch"
 COALESCED = "udppunch, 1 ms"
 
 MIXED = 0  # for a size: from 64 to 1,200 bytes
-_BEGIN, _END = "<!-- relay benchmark -->", "<!-- end of the relay benchmark -->"
 SHARED = 0.05  # of the time: with more of it for others, a figure is doubtful
 
 
@@ -296,13 +294,3 @@ def as_json(figures: Figures) -> str:
         "memory": {relay: asdict(memory) for relay, memory in figures.memory.items()},
     }
     return json.dumps(document, indent=1)
-
-
-def write(file: Path, text: str) -> None:
-    """Put it between the file's two marks, or at the end with these."""
-    before, mark, rest = (file.read_text() if file.exists() else "").partition(_BEGIN)
-    _, _, after = rest.partition(_END)
-    if not mark:
-        before = f"{before.rstrip()}\n\n## Relaying\n\n".lstrip()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(f"{before}{_BEGIN}\n{text}\n{_END}{after or chr(10)}")
