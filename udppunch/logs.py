@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import logging.handlers
@@ -64,9 +65,10 @@ class _File(logging.handlers.WatchedFileHandler):
         try:
             super().emit(record)
         except OSError:
-            # It can't be closed for what is left to be written, or not be opened again: the next
-            # line tries anew.
+            # It can't be closed, for what is left to be written, or not be opened again.
             self.stream = None
+            with contextlib.suppress(OSError):
+                super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         pass
