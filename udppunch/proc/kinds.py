@@ -114,7 +114,7 @@ def _helper(
     worker: int,
     pid: int,
 ) -> SharedRole:
-    return Helper(config, outbox, ask, memory, worker, pid)
+    return Helper(config, outbox, ask, memory, worker, pid, hear)
 
 
 def _shared(octets: int) -> memoryview:

@@ -98,6 +98,7 @@ class Publishing:
         service, peer = message
         former = self._exposers.get(service)
         if former == peer:
+            self._tell(peer.worker, Publish(service, peer), now)
             return
         self._exposers[service] = peer
         name = self._names[service]

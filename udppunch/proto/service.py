@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence
 
+from udppunch.address import Address
 from udppunch.contract import Endpoint, Route
 from udppunch.proto.connectees import Connectees
 from udppunch.proto.figures import Figures
-from udppunch.proto.tags import Shared
+from udppunch.proto.tags import Connectee, Shared
+from udppunch.wire import proxy
 from udppunch.wire.registrar import Peer
 
 
@@ -32,6 +34,14 @@ class WayBack(NamedTuple):
     version: int
     tag: int
     route: Route
+
+
+def proxy_head(endpoint: Endpoint, connectee: Connectee) -> bytes:
+    """Who a connectee is and whom it asked, for the service behind the exposer."""
+    assert endpoint.local is not None
+    local, port = endpoint.local, endpoint.local[-2:]
+    asked = Address(connectee.local + port) if connectee.local else local
+    return proxy.header(connectee.address, asked)
 
 
 class Service:

@@ -19,6 +19,7 @@ from udppunch.notices import TRACE, Notices, event
 from udppunch.proto.destination import Destination
 from udppunch.proto.eviction import Eviction
 from udppunch.proto.keepalives import Keepalives
+from udppunch.proto.trains import untag
 from udppunch.wire import expose
 
 log = logging.getLogger(__name__)
@@ -251,8 +252,8 @@ class Expose:
 
     def _train_from_helper(self, helper: _Helper, burst: Burst) -> bool:
         """Passes a train on whose tags are all known; whether it was such a one."""
-        words, (position, length, segment) = burst.words(), burst.piece
-        if _SIGNED_WORD in words:
+        words = burst.words()
+        if not words or _SIGNED_WORD in words:
             return False
         ways = {}
         for start in set(words):
@@ -260,15 +261,8 @@ class Expose:
             if connectee is None or not connectee.open:
                 return False
             ways[start] = connectee.to_service
-        strip, end = self._outbox.strip, position + length
-        if len(ways) == 1:
-            strip(ways[words[0]], burst.piece, expose.TAG_LENGTH)
-            return True
-        for start in words:
-            size = min(segment, end - position)
-            strip(ways[start], (position, size, size), expose.TAG_LENGTH)
-            position += segment
-        return bool(words)
+        untag(self._outbox, burst, words, ways)
+        return True
 
     def _drop(self, reason: str, burst: Burst, now: float) -> None:
         self.counters[f"dropped: {reason}"] += 1

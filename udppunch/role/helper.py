@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from typing import Callable, Dict, List, Optional, Sequence
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 from udppunch import address
 from udppunch.address import Address
@@ -22,9 +22,10 @@ from udppunch.proto.admission import Admission, Kind
 from udppunch.proto.connectees import Connectees
 from udppunch.proto.figures import Figures
 from udppunch.proto.limiter import Limiter
-from udppunch.proto.service import Memory, Service
-from udppunch.proto.tags import Connectee, Holder, Shared
-from udppunch.wire import expose, proxy, registrar
+from udppunch.proto.service import Memory, Service, proxy_head
+from udppunch.proto.tags import Holder, Shared
+from udppunch.proto.trains import untag
+from udppunch.wire import expose, registrar
 from udppunch.wire.registrar import Claim, Peer
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,8 @@ _SPREAD = 40_503  # so that the next process id is far away
 
 
 class Helper:
-    """`ask` is how the registrar is told things; it answers by calls of `told`."""
+    """`ask` is how the registrar is told things; it answers by calls of `told`, and `hear` makes
+    those happen that are due."""
 
     def __init__(
         self,
@@ -47,11 +49,13 @@ class Helper:
         memory: Memory,
         worker: int = 0,
         pid: int = 0,
+        hear: Callable[[], None] = lambda: None,
     ) -> None:
         self.counters: "Counter[str]" = Counter()
         self._config = config
         self._outbox = outbox
         self._ask = ask
+        self._hear = hear
         self._memory = memory
         self._worker = worker
         self._pid = pid
@@ -62,6 +66,7 @@ class Helper:
         self._services: List[Service] = []
         self._by_exposer: Dict[Address, Service] = {}
         self._listeners: List[Endpoint] = []
+        self._confirmations: Dict[str, Tuple[Route, bytes]] = {}  # by the name of the service
         self._next_sweep: Optional[float] = None
         self._listening = False
         self._access = AccessLog(config.transparent_log)
@@ -223,6 +228,7 @@ class Helper:
         number = len(self._services)
         shared = Shared(self._memory.tags[number])
         # Not where a killed predecessor began, whose tags the exposer still knows.
+        proxied = self._config.proxy_protocol
         start = int.from_bytes(self._memory.secret[:2], "big") + self._pid * _SPREAD
         connectees = Connectees(
             shared,
@@ -230,27 +236,21 @@ class Helper:
             self._worker,
             self._config.max_clients,
             start,
-            lambda connectee: self._head(number, connectee),
+            lambda who: proxy_head(service.endpoints[0], who) if proxied else b"",
             now,
         )
         service = Service(number, name, shared, connectees)
         self._services.append(service)
         return service
 
-    def _head(self, number: int, connectee: Connectee) -> bytes:
-        """What goes between the tag and the payload: the connectee's address, where wanted."""
-        if not self._config.proxy_protocol:
-            return b""
-        local = self._services[number].endpoints[0].local
-        assert local is not None
-        asked = Address(connectee.local + local[-2:]) if connectee.local else local
-        return proxy.header(connectee.address, asked)
-
     def _publish(self, service: Service, peer: Peer) -> None:
         if service.exposer is not None:
             self._by_exposer.pop(service.exposer.address, None)
         service.publish(peer, self._listeners[peer.listener])
         self._by_exposer[peer.address] = service
+        route, answer = self._confirmations.pop(service.name, (None, b""))
+        if route is not None and route.destination == peer.address:
+            self._outbox.send(route, answer)
 
     def _is_keepalive(self, datagram: memoryview) -> bool:
         if self._config.key:
@@ -284,8 +284,12 @@ class Helper:
             for service in self._services:
                 service.count(self._figures, self.counters, now)
             answer = expose.encode_statistics(self._figures.totals(self._memory.ahead()))
-        if answer:
-            self._outbox.send(Route(burst.endpoint, source, burst.local), answer)
+        back = Route(burst.endpoint, source, burst.local)
+        if verdict.kind is Kind.PROVED:
+            # Answered when all workers know of it, since connectees may come to any.
+            self._confirmations[verdict.name] = back, answer
+        elif answer:
+            self._outbox.send(back, answer)
         if verdict.kind in (Kind.PROVED, Kind.REFRESHED):
             self._figures.note("last_ka_s", now)
         if verdict.kind is Kind.REFRESHED:
@@ -310,7 +314,7 @@ class Helper:
 
     def _train_from_exposer(self, service: Service, burst: Burst, now: float) -> bool:
         """Sends back a train whose tags are all known; whether it was such a one."""
-        words, (position, length, segment) = burst.words(), burst.piece
+        words = burst.words()
         if not words or _SIGNED_WORD in words:
             return False
         version = service.shared.version
@@ -321,17 +325,9 @@ class Helper:
                 return False
             service.shared.answered[way.tag] = int(now) or 1
             ways[start] = way.route
-        strip = self._outbox.strip
-        if len(ways) == 1:
-            strip(ways[words[0]], burst.piece, expose.TAG_LENGTH)
-        else:
-            end = position + length
-            for start in words:
-                size = min(segment, end - position)
-                strip(ways[start], (position, size, size), expose.TAG_LENGTH)
-                position += segment
+        untag(self._outbox, burst, words, ways)
         service.from_exposer[0] += len(words)
-        service.from_exposer[1] += length - expose.TAG_LENGTH * len(words)
+        service.from_exposer[1] += len(burst.view) - expose.TAG_LENGTH * len(words)
         return True
 
     def _from_exposer(
@@ -371,6 +367,8 @@ class Helper:
         self._outbox.prefix(to_exposer, piece, holder.head)
 
     def _from_connectee(self, service: Service, burst: Burst, piece: Piece, now: float) -> None:
+        if service.to_exposer is None:
+            self._hear()
         source, to_exposer = burst.source, service.to_exposer
         if to_exposer is None:
             self._figures.add("dropped_no_client_address")
