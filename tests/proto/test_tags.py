@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from udppunch import address
-from udppunch.proto.eviction import PROTECTED
+from udppunch.proto.eviction import PROTECTED, Eviction
 from udppunch.proto.tags import SHARED_OCTETS, Connectee, Holder, Shared, Tags
 from udppunch.wire.expose import NEVER_A_TAG, SIGNED, TAG, TAGS
 
@@ -325,32 +325,25 @@ def test_what_is_kept_of_those_who_are_gone_is_bounded() -> None:
     assert len(subject) == len(subject._taken) == EACH - 1 and not subject._eviction._unanswered
 
 
-def test_the_idle_among_many_are_freed_in_time_whoever_else_came_and_went() -> None:
+def test_the_quietest_of_many_is_found_whoever_came_and_went() -> None:
     """So many come and go that they are cleared away now and then."""
-    shared, chance = empty(), random.Random(1)
-    subject = Tags(shared, 0, 1, 0, 0.0)
-    seen: Dict[Connectee, float] = {}
-    for number in range(150):
-        answer(shared, admitted(subject, number, now=float(number)).tag, 1.0)
-        seen[one(number)] = max(1.0, float(number))
-    for step in range(3_000):
-        now = 150.0 + step / 10
-        for who in chance.sample(list(seen), chance.randrange(3)):
-            subject.holders[who.address].active = seen[who] = now
-        issued(subject, 1, now=now, first=150 + step)
-        seen[one(150 + step)] = now
-        if step >= 60:
-            assert evicted(subject, now) == one(150 + step - 60), "the oldest newcomer"
-            del seen[one(150 + step - 60)]
-        over = {who for who, when in seen.items() if now >= when + 100.0}
-        assert set(expired(subject, now, 100.0)) == over
-        for who in over:
-            del seen[who]
-    assert seen
-    for second in range(450, 551):
-        over = {who for who, when in seen.items() if second - 1 < when + 100.0 <= second}
-        assert set(expired(subject, float(second), 100.0)) == over
-    assert not subject.holders
+    seen: Dict[int, float] = {}
+    subject: Eviction[int] = Eviction(lambda item: True, seen.__getitem__)
+    chance = random.Random(1)
+    for number in range(4000):
+        now = number / 10
+        seen[number] = now
+        subject.add(number, now)
+        for item in chance.sample(list(seen), min(2, len(seen))):
+            seen[item] = now
+        if len(seen) > 200:
+            (gone,) = chance.sample(list(seen), 1)
+            subject.remove(gone)
+            del seen[gone]
+        quietest = subject.silent(now, 0.0)
+        assert quietest is not None and seen[quietest] == min(seen.values())
+        assert subject.silent(now, now - seen[quietest] + 0.01) is None
+        assert len(subject._by_silence) <= 2 * 201 + 65
 
 
 # --- any course ------------------------------------------------------------------------------
