@@ -67,9 +67,12 @@ def udpexposer(
     if given["--password"] is not None:
         environment = {**environment, "UDPPUNCH_PASSWORD": given["--password"]}
     listen, helper = given["LISTEN"], given["--server-addr"]
-    if given["--dump-stats"]:
-        return "stats", [helper or listen], environment
-    if given["--server-mode"]:
+    for option, value in (("-n", given["--max-clients"]), ("-i", given["--ping-interval-ms"])):
+        if not value.isdigit():
+            raise UsageError(f"{option} {value!r} is not a number; see udppunch udpexposer -h")
+    if given["--dump-stats"] and helper is not None:
+        return "stats", [helper], environment
+    if given["--server-mode"] and not given["--dump-stats"]:
         return "helper", ["-n", given["--max-clients"], listen], environment
     if helper is None or given["--local-connect-addr"] is None:
         missing = "-a SERVER" if helper is None else "-c LOCAL"

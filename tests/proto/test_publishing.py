@@ -32,7 +32,7 @@ def peer(number: int, worker: int = 0, port: int = 4000) -> Peer:
     return Peer(address.pack(f"198.51.{100 + number}.7", port), worker, 0, b"")
 
 
-A, B = peer(0), peer(1)
+A, B, C = peer(0), peer(1), peer(2)
 
 
 def no_counts(workers: int) -> List[memoryview]:
@@ -94,13 +94,22 @@ def test_the_same_address_by_another_worker_is_told_and_is_no_other_exposer() ->
 def test_services_are_apart() -> None:
     told = Told()
     told.hear(0, Claim(0, A), Claim(1, B))
-    assert told.hear(0, Claim(0, B)) == to_all(Publish(0, B))
+    assert told.hear(0, Claim(0, C)) == to_all(Publish(0, C))
     assert set(told.hear(1, Ready(7))) == {
-        (1, Publish(0, B)),
+        (1, Publish(0, C)),
         (1, Publish(1, B)),
         (1, Complete()),
     }
     assert told.subject.gauges() == {"exposers": 2, "connectees": 0}
+
+
+def test_an_address_speaks_for_one_service() -> None:
+    """Two exposers behind one NAT that gave their ports anew, the one to the other."""
+    told = Told()
+    told.hear(0, Claim(0, A), Claim(1, B))
+    assert told.hear(0, Claim(0, B)) == to_all(Publish(0, B))
+    assert set(told.hear(1, Ready(7))) == {(1, Publish(0, B)), (1, Complete())}
+    assert told.subject.gauges() == {"exposers": 1, "connectees": 0}
 
 
 @pytest.mark.parametrize("before", [None, {}, {"dropped": 1}])
@@ -174,6 +183,11 @@ def test_exposers_that_take_turns_do_not_fill_the_log(caplog: pytest.LogCaptureF
 # --- any course ------------------------------------------------------------------------------
 
 
+def published(before: Dict[int, Peer], service: int, peer: Peer) -> Dict[int, Peer]:
+    others = {s: p for s, p in before.items() if p.address != peer.address}
+    return {**others, service: peer}
+
+
 class Worker:
     """What a worker knows: as `role.helper`, it keeps the last it was told."""
 
@@ -185,7 +199,7 @@ class Worker:
     def read(self) -> Optional[Message]:
         message = self.inbox.pop(0)
         if isinstance(message, Publish):
-            self.exposers[message.service] = message.peer
+            self.exposers = published(self.exposers, message.service, message.peer)
         self.complete |= isinstance(message, Complete)
         return message
 
@@ -217,7 +231,7 @@ class AnyCourse(RuleBasedStateMachine):
     def claim(self, worker: int, service: int, number: int) -> None:
         claimed = peer(number, worker % len(self.workers))
         self.subject.hear(claimed.worker, Claim(service, claimed), 0.0)
-        self.published[service] = claimed
+        self.published = published(self.published, service, claimed)
 
     @rule(worker=st.integers(0, 2), count=st.integers(0, 5))
     def reads(self, worker: int, count: int) -> None:
@@ -248,8 +262,10 @@ class AnyCourse(RuleBasedStateMachine):
     def all_come_to_know_the_same(self) -> None:
         assert self.subject.gauges()["exposers"] == len(self.published)
         for worker in self.workers:
-            late = [message for message in worker.inbox if isinstance(message, Publish)]
-            known = {**worker.exposers, **dict(late)}
+            known = worker.exposers
+            for message in worker.inbox:
+                if isinstance(message, Publish):
+                    known = published(known, *message)
             assert known == self.published
             assert worker.inbox.count(Complete()) == (not worker.complete), "once"
 

@@ -7,8 +7,9 @@ has not been heard for long publishes nothing, however well it answers.
 from __future__ import annotations
 
 import time
-from typing import Any, List, Mapping, Optional
+from typing import Any, List, Mapping, Optional, Sequence
 
+from udppunch.address import Address
 from udppunch.check.output import Measure, Outcome, Status
 from udppunch.check.thresholds import MILLISECONDS, PERCENT
 from udppunch.config.parse import (
@@ -47,19 +48,32 @@ def check(values: Mapping[str, Any], environment: Mapping[str, str]) -> Outcome:
     target, count = values["address"], values["probes"]
     deadline = time.monotonic() + values["timeout"]
     found, reason = addresses_of(target, deadline)
-    answers: List[Answer] = []
-    for at in found:
-        answers = list(statistics.ask_each(at, key, count, deadline))
-        if any(answer.statistics is not None for answer in answers):
-            break
+    answers = _ask(found, key, count, deadline)
     told = [answer.statistics for answer in answers if answer.statistics is not None]
-    loss = 100.0 * (count - len(told)) / count
+    loss = 100.0 * (1 - len(told) / max(1, len(answers)))
     if not told:
         measures = (Measure("rtt", None, MILLISECONDS), Measure("loss", loss, PERCENT))
         return Outcome(Status.CRITICAL, answers[-1].trouble if answers else reason, measures)
     heard = told[-1]["last_ka_s"]  # by the helper's clock, or 0
     age = max(0, int(time.time()) - heard) if heard else None
     return _judge(1000 * statistics.average(answers), loss, age, values)
+
+
+def _ask(found: Sequence[Address], key: bytes, count: int, deadline: float) -> List[Answer]:
+    """What came of the questions at the first address that answers any."""
+    answers: List[Answer] = []
+    for index, at in enumerate(found):
+        now = time.monotonic()
+        answers = []
+        for answer in statistics.ask_each(
+            at, key, count, now + (deadline - now) / (len(found) - index)
+        ):
+            answers.append(answer)
+            if answer.statistics is not None:
+                return [*answers, *statistics.ask_each(at, key, count - len(answers), deadline)]
+            if answer.refused:
+                break
+    return answers
 
 
 def _judge(rtt: float, loss: float, age: Optional[int], values: Mapping[str, Any]) -> Outcome:

@@ -225,10 +225,12 @@ def parse_bind_any(text: str) -> Address:
 
 def read_password_file(path: str) -> bytes:
     text = read_text(path, "password file")
-    password = (text[:-1] if text.endswith("\n") else text).encode()
+    password = text[:-1] if text.endswith("\n") else text
     if not password:
         raise Invalid(f"password file {path} is empty")
-    return password
+    if "\n" in password or password.startswith("\ufeff"):
+        raise Invalid(f"password file {path} has more than one line, or a byte order mark")
+    return password.encode()
 
 
 def parse_metrics(text: str) -> Address:

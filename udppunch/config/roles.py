@@ -204,8 +204,8 @@ def role_config(role: str, raw: Mapping[str, Any], environment: Mapping[str, str
         _choose_secret(values, environment)
     if "password-file" in values:
         values["key"] = password_key(values.pop("password-file"), environment)
-    if role == "helper" and values["name"] and not values["key"]:
-        raise Invalid("name needs a password, since only signed keepalives carry one")
+    if role == "helper":
+        _judge_places(values)
     if role == "expose" and values["name"] and not values["key"]:
         raise Invalid("name needs a password, since only signed keepalives carry one")
     if role == "expose" and values["bind"] is not None:
@@ -216,11 +216,23 @@ def role_config(role: str, raw: Mapping[str, Any], environment: Mapping[str, str
     return _CONFIGS[role](**values)
 
 
+def _judge_places(values: Dict[str, Any]) -> None:
+    """A name needs a password, and a service one address of a family to answer from."""
+    if values["name"] and not values["key"]:
+        raise Invalid("name needs a password, since only signed keepalives carry one")
+    places = [("", bind) for bind in values["listen"]] + list(values["name"])
+    families = [(name, len(bind)) for name, bind in places]
+    if len(set(families)) < len(families):
+        raise Invalid("a service has two addresses of one family: write :PORT for all there are")
+
+
 def _fit_bind(values: Dict[str, Any]) -> None:
     """One socket has a port, and speaks to helpers of its own family."""
     bind, helpers = values["bind"], values["helper"]
     if address.port(bind) and len(helpers) > 1:
         raise Invalid("bind has a port, which only one helper's socket can have: leave it out")
+    if address.is_wildcard(bind):
+        return
     if address.is_ipv4(bind):
         values["helper"] = tuple(Lookup(h.host, h.port, ipv4_only=True) for h in helpers)
 
@@ -254,7 +266,10 @@ def password_key(password: Optional[bytes], environment: Mapping[str, str]) -> b
     """The key of the password that was read from a file, else of the environment's; empty if
     there is none. Raises CommandError."""
     if password is None:
-        password = environment.get(PASSWORD_VARIABLE, "").encode()
+        try:
+            password = environment.get(PASSWORD_VARIABLE, "").encode()
+        except UnicodeEncodeError:
+            raise Invalid(f"{PASSWORD_VARIABLE} is not UTF-8 text") from None
     if not password:
         return b""
     try:

@@ -35,6 +35,10 @@ class Arena:
         """Where a slot's datagram starts, counted from the memory's start."""
         return slot * self.stride + HEADROOM
 
+    def starts_slot(self, start: int) -> bool:
+        """Whether that is where a slot's datagram starts, with its headroom before it."""
+        return start % self.stride == HEADROOM and start < self._scratch_at
+
     def cut(self, position: int, length: int) -> memoryview:
         start = position - self.origin
         return self.view[start : start + length]

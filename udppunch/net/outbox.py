@@ -50,10 +50,14 @@ class Dispatch:
             self.flush()
         return self._arena.keep(data)
 
-    def put_before(self, position: int, head: bytes) -> None:
-        """Writes it into the headroom of a received datagram."""
+    def put_before(self, position: int, head: bytes) -> bool:
+        """Writes it into the headroom of a received datagram; no, if it is one within a train,
+        which has another datagram there."""
         end = position - self._arena.origin
+        if not self._arena.starts_slot(end):
+            return False
         self._arena.view[end - len(head) : end] = head
+        return True
 
     def flush(self) -> None:
         """Sends all that waits. Whatever the kernel says to it, this returns."""
@@ -165,9 +169,8 @@ class LoopOutbox:
 
     def prefix(self, route: Route, piece: Piece, head: bytes) -> None:
         position, length, segment = piece
-        if length <= segment:
+        if length <= segment and self._dispatch.put_before(position, head):
             octets = len(head)
-            self._dispatch.put_before(position, head)
             self._add(route, (position - octets, octets + length, octets + length))
             return
         for message in headed(piece, self._dispatch.keep(head), len(head)):

@@ -27,11 +27,13 @@ _LARGEST = 2048
 
 
 class Answer(NamedTuple):
-    """`statistics` None: there was none within the time; `trouble` says what there was."""
+    """`statistics` None: there was none within the time; `trouble` says what there was, and
+    `refused` that to ask again is of no use."""
 
     statistics: Optional[Dict[str, int]]
     seconds: float = 0.0
     trouble: str = ""
+    refused: bool = False
 
 
 def ask(target: Lookup, key: bytes, deadline: float) -> Answer:
@@ -41,16 +43,16 @@ def ask(target: Lookup, key: bytes, deadline: float) -> Answer:
     """
     found, reason = addresses_of(target, deadline)
     answer = Answer(None, trouble=reason)
-    while found and answer.statistics is None and time.monotonic() < deadline:
-        for at in found:
-            answer = next(ask_each(at, key, 1, deadline))
-            if answer.statistics is not None:
-                break
+    while found and time.monotonic() < deadline:
+        answers = [answer for at in found for answer in ask_each(at, key, 1, deadline)]
+        answer = next((one for one in answers if one.statistics is not None), answers[-1])
+        if answer.statistics is not None or all(one.refused for one in answers):
+            break
     return answer
 
 
 def ask_each(at: Address, key: bytes, count: int, deadline: float) -> Iterator[Answer]:
-    """So many questions, one after the other, and what came of each."""
+    """So many questions, one after the other, as far as there is time; and what came of each."""
     family = sockaddr.family(at)
     question = expose.encode(expose.Keepalive(expose.ASKS_STATISTICS), key)
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
@@ -65,7 +67,9 @@ def ask_each(at: Address, key: bytes, count: int, deadline: float) -> Iterator[A
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE):
                     raise
-                yield Answer(None, trouble=_trouble(at, error))
+                yield Answer(None, trouble=_trouble(at, error), refused=True)
+            if time.monotonic() + _INTERVAL >= deadline:
+                break
             if number + 1 < count:
                 time.sleep(max(0.0, began + _INTERVAL - time.monotonic()))
 

@@ -81,7 +81,7 @@ class Scene:
         try:
             roles, process = self.reread()
             configs = shared(roles)
-            if [config.binds for config in configs] != [config.binds for config in self.current]:
+            if list(map(_places, configs)) != list(map(_places, self.current)):
                 raise ConfigError("other roles or addresses than before: restart for these")
         except Exception as error:
             log.error("reload: %s; all stays as it was", explained(error)[0])
@@ -105,6 +105,11 @@ class Scene:
             control.serve(loop, self.control, statistics)
         if self.metrics is not None:
             metrics.serve(loop, self.metrics, statistics)
+
+
+def _places(config: Any) -> Any:
+    """What only a restart changes: where it listens, and for which services."""
+    return type(config), config.binds, getattr(config, "name", ())
 
 
 def shared(roles: Roles) -> List[Any]:

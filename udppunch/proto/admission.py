@@ -1,8 +1,10 @@
 """Which signed keepalives a helper believes, and what it answers to them.
 
-The order of checks is that of their cost: rate, mac, claims, proof of the address. Nothing is
-kept before the proof, and nobody is answered who does not have the password. Two answers are
-longer than their question, by the wire's nature: a further limit is for these.
+The mac comes first, so that no stranger uses up what an exposer may say, by whatever address he
+writes; how many of them a worker computes is bounded. Then the rate, the claims and the proof of
+the address. Nothing is kept before the proof, and nobody is answered who does not have the
+password. Two answers are longer than their question, by the wire's nature: a further limit is for
+these.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ from udppunch.wire import expose
 from udppunch.wire.expose import Keepalive, Registered, Retry
 from udppunch.wire.malformed import Malformed
 
+MACS = 10_000.0  # a second: less than a tenth of a processor
+_ANYBODY = b""
 _LARGER_ANSWERS = 10.0  # a second for one /24 or /56, twice that in a burst
 
 
@@ -47,6 +51,7 @@ class Admission:
     def __init__(self, key: bytes, secret: bytes, rate: float) -> None:
         self._key = key
         self._secret = secret
+        self._macs = Limiter(MACS, MACS)
         self._limiter = Limiter(rate, 2 * rate)
         self._larger = Limiter(_LARGER_ANSWERS, 2 * _LARGER_ANSWERS)
 
@@ -60,11 +65,13 @@ class Admission:
     ) -> Verdict:
         """`exposer_of` gives the present exposer of a service, raising KeyError for a name that
         there is not; `known` sources have a share of their own of what may come."""
-        party = bytes(source) if known else address.prefix(source)
-        if not self._limiter.allows(party, now):
+        if not self._macs.allows(_ANYBODY, now):
             return Verdict(Kind.OVER_RATE)
         if not expose.is_signed(datagram, self._key):
             return Verdict(Kind.INVALID)
+        party = bytes(source) if known else address.prefix(source)
+        if not self._limiter.allows(party, now):
+            return Verdict(Kind.OVER_RATE)
         try:
             claims = expose.decode(datagram)
         except Malformed:

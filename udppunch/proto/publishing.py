@@ -100,6 +100,9 @@ class Publishing:
         if former == peer:
             self._tell(peer.worker, Publish(service, peer), now)
             return
+        for other, known in list(self._exposers.items()):
+            if other != service and known.address == peer.address:
+                del self._exposers[other]  # it speaks for one service
         self._exposers[service] = peer
         name = self._names[service]
         if former is None or former.address != peer.address:

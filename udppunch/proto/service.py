@@ -36,8 +36,10 @@ class WayBack(NamedTuple):
     route: Route
 
 
-def proxy_head(endpoint: Endpoint, connectee: Connectee) -> bytes:
-    """Who a connectee is and whom it asked, for the service behind the exposer."""
+def proxy_head(wanted: bool, endpoint: Endpoint, connectee: Connectee) -> bytes:
+    """Who a connectee is and whom it asked, for the service behind the exposer; or nothing."""
+    if not wanted:
+        return b""
     assert endpoint.local is not None
     local, port = endpoint.local, endpoint.local[-2:]
     asked = Address(connectee.local + port) if connectee.local else local
@@ -67,6 +69,10 @@ class Service:
         """From now on it is that exposer's, who is reached through the endpoint."""
         self.exposer = exposer
         self.to_exposer = Route(endpoint, exposer.address, exposer.local)
+
+    def retire(self) -> None:
+        """Nobody is its exposer any more."""
+        self.exposer = self.to_exposer = None
 
     def way_back(self, start: int, tag: int) -> Optional[WayBack]:
         """That of a tag, whose first bytes are `start`; None if nobody has the tag."""

@@ -97,7 +97,8 @@ class Expose:
         helper = next(one for one in self._helpers if one.destination.lookup is lookup)
         if not found and helper.destination.address is None and len(self._helpers) == 1:
             raise CommandError(f"{lookup}: {reason}", EX_NOHOST)
-        if helper.destination.resolved(found, reason, now) or helper.endpoint is None:
+        changed = helper.destination.resolved(found, reason, now)
+        if helper.destination.address is not None and (changed or helper.endpoint is None):
             self._meet(helper)
 
     def opened(self, endpoint: Endpoint, now: float) -> None:
@@ -172,7 +173,9 @@ class Expose:
 
     def expire(self, now: float) -> None:
         for helper in self._helpers:
-            if helper.route is None and helper.destination.address is not None:
+            if helper.destination.address is None:
+                helper.destination.look_up(now)
+            elif helper.route is None:
                 self._meet(helper)
             if now >= helper.keepalives.deadline():
                 self._keep_alive(helper, now)
@@ -207,6 +210,8 @@ class Expose:
         if helper.endpoint is not None:
             self._outbox.close(helper.endpoint)
         bind = self._config.bind or address.any_of(peer)
+        if address.is_wildcard(bind):  # of whatever family it was meant
+            bind = address.with_port(address.any_of(peer), address.port(bind))
         helper.endpoint = Endpoint("helper", bind, owner=helper)
         helper.route = Route(helper.endpoint, peer)
         helper.keepalives.lost()

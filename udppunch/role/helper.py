@@ -160,17 +160,16 @@ class Helper:
                 if not self._returns(exposers[source], service, piece, start, now):
                     batch.singly(index)
                 continue
-            if to_exposer is None or start == _SIGNED_WORD or not length:
+            if to_exposer is None or start == _SIGNED_WORD or not length or length > segment:
                 batch.singly(index)
                 continue
             holder = find(source, locals_[index] if locals_ is not None else b"", now)
             if holder is None:
                 batch.singly(index)
                 continue
-            datagrams = 1 if length == segment else -(-length // segment)
-            holder.datagrams += datagrams
+            holder.datagrams += 1
             holder.octets += length
-            carried[0] += datagrams
+            carried[0] += 1
             carried[1] += length
             prefix(to_exposer, piece, holder.head)
 
@@ -228,7 +227,6 @@ class Helper:
         number = len(self._services)
         shared = Shared(self._memory.tags[number])
         # Not where a killed predecessor began, whose tags the exposer still knows.
-        proxied = self._config.proxy_protocol
         start = int.from_bytes(self._memory.secret[:2], "big") + self._pid * _SPREAD
         connectees = Connectees(
             shared,
@@ -236,7 +234,7 @@ class Helper:
             self._worker,
             self._config.max_clients,
             start,
-            lambda who: proxy_head(service.endpoints[0], who) if proxied else b"",
+            lambda who: proxy_head(self._config.proxy_protocol, service.endpoints[0], who),
             now,
         )
         service = Service(number, name, shared, connectees)
@@ -244,8 +242,12 @@ class Helper:
         return service
 
     def _publish(self, service: Service, peer: Peer) -> None:
-        if service.exposer is not None:
-            self._by_exposer.pop(service.exposer.address, None)
+        former = service.exposer
+        if former is not None and self._by_exposer.get(former.address) is service:
+            del self._by_exposer[former.address]
+        other = self._by_exposer.get(peer.address)
+        if other is not None and other is not service:
+            other.retire()  # whatever is at that address speaks for one service
         service.publish(peer, self._listeners[peer.listener])
         self._by_exposer[peer.address] = service
         route, answer = self._confirmations.pop(service.name, (None, b""))
