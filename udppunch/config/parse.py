@@ -184,10 +184,9 @@ def parse_names(text: str) -> Tuple[Tuple[str, Address], ...]:
 
 
 def parse_tags(text: str) -> int:
-    count = parse_count(text)
-    if count >= TAGS:
-        raise Invalid(f"{text!r} is out of range: 1 to {TAGS - 1}")
-    return count
+    if not re.fullmatch(r"\d{1,9}", text.strip()) or not 1 <= int(text) < TAGS:
+        raise Invalid(f"{text!r} is not a number from 1 to {TAGS - 1}")
+    return int(text)
 
 
 def parse_probes(text: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, Mapping, Optional, Tuple
 
@@ -233,6 +234,9 @@ def _fit_bind(values: Dict[str, Any]) -> None:
         raise Invalid("bind has a port, which only one helper's socket can have: leave it out")
     if address.is_wildcard(bind):
         return
+    for helper in helpers:
+        if not address.is_ipv4(bind) and re.fullmatch(r"[\d.]+", helper.host):
+            raise Invalid(f"bind is an IPv6 address, from which there is no way to {helper}")
     if address.is_ipv4(bind):
         values["helper"] = tuple(Lookup(h.host, h.port, ipv4_only=True) for h in helpers)
 

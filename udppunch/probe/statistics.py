@@ -44,10 +44,15 @@ def ask(target: Lookup, key: bytes, deadline: float) -> Answer:
     found, reason = addresses_of(target, deadline)
     answer = Answer(None, trouble=reason)
     while found and time.monotonic() < deadline:
-        answers = [answer for at in found for answer in ask_each(at, key, 1, deadline)]
-        answer = next((one for one in answers if one.statistics is not None), answers[-1])
-        if answer.statistics is not None or all(one.refused for one in answers):
+        refused = True
+        for at in found:
+            answer = next(ask_each(at, key, 1, deadline))
+            if answer.statistics is not None:
+                return answer
+            refused = refused and answer.refused
+        if refused:
             break
+        time.sleep(_INTERVAL)
     return answer
 
 
@@ -60,8 +65,7 @@ def ask_each(at: Address, key: bytes, count: int, deadline: float) -> Iterator[A
         for number in range(count):
             began = time.monotonic()
             try:
-                if not number:
-                    sock.connect(sockaddr.to_tuple(at, family))
+                sock.connect(sockaddr.to_tuple(at, family))
                 sock.send(question)
                 yield _await(sock, at, began, min(deadline, began + PATIENCE))
             except OSError as error:

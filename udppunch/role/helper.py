@@ -269,7 +269,7 @@ class Helper:
                 return
             if not known:
                 self._figures.add("simple_address_switches")
-                self._claim("", burst, now)
+            self._claim("", burst, now)
             self._figures.note("last_ka_s", now)
             return
         self._figures.add("signed_looking")
@@ -292,11 +292,10 @@ class Helper:
             self._confirmations[verdict.name] = back, answer
         elif answer:
             self._outbox.send(back, answer)
-        if verdict.kind in (Kind.PROVED, Kind.REFRESHED):
-            self._figures.note("last_ka_s", now)
         if verdict.kind is Kind.REFRESHED:
             self._figures.add(Kind.PROVED.value)
-        if verdict.kind is Kind.PROVED:
+        if verdict.kind in (Kind.PROVED, Kind.REFRESHED):
+            self._figures.note("last_ka_s", now)
             self._claim(verdict.name, burst, now)
 
     def _exposer_of(self, name: str) -> Optional[Address]:
@@ -310,7 +309,8 @@ class Helper:
         assert service is not None
         listener = self._listeners.index(burst.endpoint)
         peer = Peer(burst.source, self._worker, listener, burst.local)
-        self._ask(Claim(service.number, peer), now)
+        if peer != service.exposer:  # it may have asked another of this host's addresses before
+            self._ask(Claim(service.number, peer), now)
 
     # Payload
 
