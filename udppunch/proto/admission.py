@@ -37,6 +37,13 @@ class Kind(enum.Enum):
     STATISTICS = "stats_requests"
 
 
+# What people are told: an event, and a sentence about an address.
+COMPLAINTS = {
+    Kind.INVALID: ("wrong-signature", "a keepalive from %s is not signed with this password"),
+    Kind.UNKNOWN_NAME: ("unknown-name", "an exposer at %s has a name that is not published"),
+}
+
+
 class Verdict(NamedTuple):
     """`answer` to be sent, if any; `name` of the service that it is about."""
 

@@ -1,7 +1,8 @@
 """An exposer's keepalives towards one helper: when to say them, and what with a password.
 
-Without a password they are empty and nothing answers them. With one the helper answers each:
-then silence is noticed, and they are said sooner until it ends.
+Without a password they are empty and nothing answers them: the first ones come in quick
+succession. With one the helper answers each: then silence is noticed, and they are said sooner
+until it ends.
 """
 
 from __future__ import annotations
@@ -37,13 +38,12 @@ class Keepalives:
         if now < self._next:
             return None
         nonce, self._proof = self._proof, None
-        if not self._key:
-            self._next = now + self._interval
-            return b""
-        if self._silent_since is None:
+        if self._key and self._silent_since is None:
             self._silent_since = now
         self._next = now + min(self._gap, self._interval)
         self._gap = min(self._gap * _GROWTH, self._interval)
+        if not self._key:
+            return b""  # the first ones soon after each other, for the helper may not be there yet
         if nonce is None:
             self._proofs = 0
         return expose.encode(expose.Keepalive(nonce, self._name), self._key)

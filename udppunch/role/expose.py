@@ -92,7 +92,9 @@ class Expose:
         if lookup is self._service.lookup:
             if not found and self._service.address is None:
                 raise CommandError(f"{lookup}: {reason}", EX_NOHOST)
-            self._service.resolved(found, reason, now)
+            before = self._service.address
+            if self._service.resolved(found, reason, now) and before is not None:
+                self._forget_all()  # their sockets lead to where it was
             return
         helper = next(one for one in self._helpers if one.destination.lookup is lookup)
         if not found and helper.destination.address is None and len(self._helpers) == 1:
@@ -315,6 +317,11 @@ class Expose:
             helper.eviction.remove(connectee)
         if close:
             self._outbox.close(connectee.endpoint)
+
+    def _forget_all(self) -> None:
+        for helper in self._helpers:
+            for connectee in list(helper.connectees.values()):
+                self._forget(connectee)
 
     def _sweep(self, now: float) -> None:
         """Notes who was heard since the last time, and forgets the idle ones."""

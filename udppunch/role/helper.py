@@ -18,7 +18,7 @@ from udppunch.config.roles import HelperConfig
 from udppunch.contract import Batch, Burst, Endpoint, Lookup, Outbox, Piece, Route, word
 from udppunch.notices import TRACE, Notices, event
 from udppunch.proto.access import AccessLog
-from udppunch.proto.admission import Admission, Kind
+from udppunch.proto.admission import COMPLAINTS, Admission, Kind
 from udppunch.proto.connectees import Connectees
 from udppunch.proto.figures import Figures
 from udppunch.proto.limiter import Limiter
@@ -83,9 +83,7 @@ class Helper:
         self._next_sweep = now + _SWEEP
         names = [("", listen) for listen in self._config.listen] + list(self._config.name)
         for name, bind in names:
-            service = self._named(name)
-            if service is None:
-                service = self._new_service(name, now)
+            service = self._named(name) or self._new_service(name, now)
             endpoint = Endpoint("helper", bind, asked_address=True, essential=True, owner=service)
             service.endpoints.append(endpoint)
             self._listeners.append(endpoint)
@@ -278,17 +276,20 @@ class Helper:
             self._figures.add(verdict.kind.value)
         else:
             self.counters[f"dropped: {verdict.kind.value}"] += 1
-        if verdict.kind is Kind.UNKNOWN_NAME:
-            what = f"an exposer at {address.text(source)} has a name that is not published"
-            self._notices.say(now, logging.WARNING, "unknown-name", what)
+        if verdict.kind is Kind.INVALID:
+            self.counters["dropped: wrong signature"] += 1
+        if verdict.kind in COMPLAINTS:
+            name, sentence = COMPLAINTS[verdict.kind]
+            self._notices.say(now, logging.WARNING, name, sentence % address.text(source))
         answer = verdict.answer
         if verdict.kind is Kind.STATISTICS:
             for service in self._services:
                 service.count(self._figures, self.counters, now)
             answer = expose.encode_statistics(self._figures.totals(self._memory.ahead()))
         back = Route(burst.endpoint, source, burst.local)
-        if verdict.kind is Kind.PROVED:
-            # Answered when all workers know of it, since connectees may come to any.
+        if (
+            verdict.kind is Kind.PROVED
+        ):  # answered when all workers know, for connectees come to any
             self._confirmations[verdict.name] = back, answer
         elif answer:
             self._outbox.send(back, answer)
@@ -307,8 +308,8 @@ class Helper:
     def _claim(self, name: str, burst: Burst, now: float) -> None:
         service = self._named(name)
         assert service is not None
-        listener = self._listeners.index(burst.endpoint)
-        peer = Peer(burst.source, self._worker, listener, burst.local)
+        at = self._listeners.index(burst.endpoint)
+        peer = Peer(burst.source, self._worker, at, burst.local)
         if peer != service.exposer:  # it may have asked another of this host's addresses before
             self._ask(Claim(service.number, peer), now)
 
