@@ -219,7 +219,7 @@ def anybodys() -> Iterator[Tuple[str, Dict[str, str]]]:
     with tempfile.TemporaryDirectory() as name:
         os.chmod(name, 0o755)
         shutil.copytree(ROOT / "udppunch", f"{name}/udppunch")
-        for package in ("docopt", "yaml"):
+        for package in ("docopt", "psutil", "yaml"):
             spec = importlib.util.find_spec(package)
             assert spec is not None and spec.origin is not None
             source = Path(spec.origin)

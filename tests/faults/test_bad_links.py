@@ -55,7 +55,9 @@ def test_duplicates_and_reordering_are_harmless(sites: "tuple[str, str]") -> Non
             assert all_answered(application, 300, per_second=500), punched.story()
             punched.client.wait_event("path-closed", 15.0, count=times)
         # A close that comes twice, or late, closes nothing else.
-        assert punched.client.count("path-up") == punched.server.count("path-up") == 3
+        assert punched.client.count("path-up") == 3
+        # At the server a handshake that comes late may open one more, which nobody uses.
+        assert 3 <= punched.server.count("path-up") <= 4
         punched.assert_clean(application)
 
 
