@@ -54,7 +54,7 @@ class Worker:
 
 
 class AnyCourse(RuleBasedStateMachine):
-    """Workers count, tell and are killed, and so is the registrar: `told` is what there should be."""
+    """Workers count, tell and are killed, and so is the registrar: `told` is to be there."""
 
     @initialize()
     def begin(self) -> None:
