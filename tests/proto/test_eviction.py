@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import weakref
 from typing import List, Optional
 
@@ -110,6 +111,40 @@ def test_what_is_kept_of_the_gone_is_bounded() -> None:
         del item
         assert len(gone) < 100
     assert subject.choose(20_000.0) is stays
+
+
+def test_the_gone_are_forgotten_without_a_change_of_order() -> None:
+    subject = eviction()
+    chance = random.Random(4)
+    items = added(subject, *(0.0 for _ in range(500)), answered=True)
+    for item in items:
+        item.seen = float(chance.randrange(1_000_000))
+    assert subject.silent(2e6, 0.0) is min(items, key=lambda item: item.seen)
+    stay = sorted(chance.sample(items, 150), key=lambda item: item.seen)
+    for item in items:
+        if item not in stay:
+            subject.remove(item)
+    for item in stay:
+        assert subject.silent(2e6, 0.0) is item
+        subject.remove(item)
+
+
+def test_one_that_comes_and_goes_is_kept_once() -> None:
+    looked = 0
+
+    def seen(item: Item) -> float:
+        nonlocal looked
+        looked += 1
+        return item.seen
+
+    subject: "Eviction[Item]" = Eviction(lambda item: item.answered, seen)
+    item = Item(0.0)
+    for number in range(10_000):
+        item.seen = float(number)
+        subject.add(item, item.seen)
+        subject.remove(item)
+    subject.add(item, item.seen)
+    assert subject.silent(1e6, 0.0) is item and looked < 3
 
 
 def test_it_looks_at_few_to_find_one_of_many() -> None:

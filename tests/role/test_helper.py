@@ -413,34 +413,36 @@ def test_it_is_registered_once_the_registrar_has_told_so() -> None:
     assert len(site.tell(C, b"x")) == 1
 
 
-@pytest.mark.parametrize("behind", [b"", b"ab" + bytes(118)])
 @both
-def test_a_keepalive_is_heard_in_a_train_of_whomever(batch: bool, behind: bytes) -> None:
-    """An exposer's that moves leaves with the payload which its helper does not know it by."""
+@pytest.mark.parametrize("in_train", [False, True])
+def test_a_keepalive_is_heard_behind_payload_and_between(batch: bool, in_train: bool) -> None:
+    """An exposer that moves leaves with the payload which its helper does not know it by."""
     site = Site(SIGNED_CONFIG, batch=batch)
     site.register(E)
     tag = site.tag_of(C)
-    keepalive = signed()
-    before = tagged(tag, b"p" * 98)
-    if behind:
-        keepalive = expose.encode(expose.Keepalive(None, ""), KEY)
+
+    def say(keepalive: bytes) -> List[bytes]:
+        """The answer, once with payload of its length around it and once behind longer."""
         before = tagged(tag, b"p" * (len(keepalive) - 2))
-        behind = before
-    for _ in range(3):
-        pieces = [before, before, keepalive] + ([behind] if behind else [])
-        answers = said(site.deliver(Arrived(E2, *train(*pieces))))[E2]
-        assert [type(expose.decode(answer)) for answer in answers] == [expose.Retry]
-    (answer,) = answers
-    retry = expose.decode(answer)
+        answers = []
+        for some in ([before, keepalive, before], [before + b"p", before + b"p", keepalive]):
+            if in_train:
+                sent = site.deliver(Arrived(E2, *train(*some)))
+            else:
+                sent = site.tell(E2, *some)
+            (answer,) = said(sent)[E2]
+            answers.append(answer)
+            assert len(sent) == 3
+        return answers
+
+    for _ in range(2):  # of an unknown one, then of a connectee
+        retries = [expose.decode(answer) for answer in say(signed())]
+    retry = retries[0]
     assert isinstance(retry, expose.Retry)
-    proof = signed(retry.nonce)
-    before = tagged(tag, b"p" * (len(proof) - 2))
-    answers = said(site.deliver(Arrived(E2, *train(before, before, proof))))[E2]
-    assert [expose.decode(answer) for answer in answers] == [expose.Registered()]
+    ((destination, answer),) = site.tell(E2, signed(retry.nonce))
+    assert (destination, expose.decode(answer)) == (E2, expose.Registered())
     assert site.tell(E2, tagged(tag, b"x")) == [(C, b"x")]
-    sent = said(site.deliver(Arrived(E2, *train(before, before, signed()))))
-    assert [expose.decode(answer) for answer in sent[E2]] == [expose.Registered()]
-    assert sent[C] == [before[2:]] * 2
+    assert {expose.decode(answer) for answer in say(signed())} == {expose.Registered()}
 
 
 def test_services_with_names_have_exposers_of_their_own() -> None:
@@ -460,6 +462,20 @@ def test_services_with_names_have_exposers_of_their_own() -> None:
     ((to, data),) = site.tell(at(2), signed(), listener=1)
     assert to == E2 and data[2:] == signed(), "no exposer speaks there"
     assert site.counted()["dropped: unknown name"] == 1
+
+
+@both
+def test_an_exposer_is_a_connectee_of_another_service_as_anybody(batch: bool) -> None:
+    site = Site(replace(SIGNED_CONFIG, name=(("dns", NAMED),)), batch=batch)
+    site.register(E)
+    site.register(E2, "dns")
+    default = site.tag_of(C)
+    own = site.tag_of(E, listener=1)
+    datagrams = [tagged(default, b"one"), tagged(default, b"two"), tagged(default, b"3")]
+    expected = [(E2, tagged(own, data)) for data in datagrams]
+    assert site.tell(E, *datagrams, listener=1) == expected
+    assert site.deliver(Arrived(E, *train(*datagrams)), listener=1) == expected
+    assert site.tell(E, tagged(default, b"x")) == [(C, b"x")]
 
 
 def test_an_address_speaks_for_the_service_that_it_named_last() -> None:
@@ -683,8 +699,9 @@ def test_whoever_has_the_password_may_ask_for_statistics_and_becomes_nothing_by_
     assert site.tell(at(1), signed(expose.ASKS_STATISTICS, key=bytes(32))) == []
 
 
+@both
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_visit_is_written_with_what_went_both_ways(workers: int) -> None:
+def test_a_visit_is_written_with_what_went_both_ways(workers: int, batch: bool) -> None:
     lines: List[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
@@ -693,20 +710,21 @@ def test_a_visit_is_written_with_what_went_both_ways(workers: int) -> None:
     logger.setLevel(logging.INFO)
     logger.addHandler(handler)
     try:
-        site = Site(replace(CONFIG, transparent_log="", idle=30.0), workers=workers)
+        config = replace(CONFIG, transparent_log="", idle=30.0)
+        site = Site(config, workers=workers, batch=batch)
         site.register(E, worker=0)
         issuer = workers - 1
         tag = site.tag_of(C, issuer)
         assert lines == [f"198.51.100.7:4000 came to the service, tag {tag}"]
         site.pass_time(12.0)
-        site.deliver(Arrived(C, *train(b"x" * 10, b"y")), worker=issuer)
+        site.deliver(Arrived(C, *train(b"x" * 10, b"y")), Arrived(C, b"z", 1), worker=issuer)
         site.deliver(Arrived(E, *train(tagged(tag, b"1234"), tagged(tag, b"5"))))
         site.pass_time(5.0)
         site.tell(E, tagged(tag, b"678"))
         site.pass_time(40.0)
         assert lines[1:] == [
             f"198.51.100.7:4000 left the service, tag {tag}, after 12.0 s:"
-            " 16 bytes in 3 datagrams from it, 8 in 3 to it"
+            " 17 bytes in 4 datagrams from it, 8 in 3 to it"
         ]
         tag = site.tag_of(D, issuer)
         site.tell(E, tagged(tag, b"90"))

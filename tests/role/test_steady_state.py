@@ -30,7 +30,7 @@ from udppunch.role.helper import Helper
 from udppunch.role.relay import Relay
 from udppunch.wire import expose, relay
 
-GROWTH = 64 << 10
+GROWTH = 256 << 10  # an object for each hundredth datagram would be more
 FLOWS = 16
 IPS = ("198.51.100.7", "198.51.100.8")
 SLOTS = 512
