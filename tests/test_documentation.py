@@ -22,23 +22,11 @@ from udppunch.notices import access_logger
 from udppunch.probe import statistics
 from udppunch.proc import control as control_socket
 from udppunch.proc import supervisor
-from udppunch.proto import (
-    access,
-    admission,
-    asking,
-    checks,
-    consent,
-    cookie,
-    destination,
-    eviction,
-    handshake,
-    keepalives,
-    registration,
-    registry,
-    tags,
-)
+from udppunch.proto import destination
+from udppunch.proto.expose import access, admission, cookie, eviction, keepalives, tags
 from udppunch.proto.limiter import Allowance
-from udppunch.proto.pairing import Outcome
+from udppunch.proto.puncher import asking, checks, consent, handshake, registration, registry
+from udppunch.proto.relay.pairing import Outcome
 from udppunch.role import expose as exposing
 from udppunch.role import helper as helping
 from udppunch.role import relay as relaying
@@ -397,11 +385,16 @@ def statuses_in_page(page: str) -> Set[int]:
 # Where a role counts, and what it counts by names that are not in these files.
 COUNTERS: Dict[str, Tuple[Tuple[str, ...], Set[str]]] = {
     "relay": (
-        ("role/relay.py", "proto/registrar.py", "proc/worker.py"),
+        ("role/relay.py", "proto/relay/registrar.py", "proc/worker.py"),
         {f"handshakes: {outcome.value}" for outcome in Outcome},
     ),
     "helper": (
-        ("role/helper.py", "proto/service.py", "proto/publishing.py", "proc/worker.py"),
+        (
+            "role/helper.py",
+            "proto/expose/service.py",
+            "proto/expose/publishing.py",
+            "proc/worker.py",
+        ),
         {
             f"dropped: {kind.value}"
             for kind in admission.Kind

@@ -13,7 +13,7 @@ from tests.lab.whole_program import FRONT, MEETING, SERVICE
 from tests.standin.application import NumberedClient
 from udppunch import address
 from udppunch.lab import Host, Lab
-from udppunch.proto.path import CHECK_BURST, CHECK_RATE
+from udppunch.proto.puncher.path import CHECK_BURST, CHECK_RATE
 from udppunch.wire import puncher
 from udppunch.wire.malformed import Malformed
 

@@ -9,8 +9,8 @@ import pytest
 
 from udppunch import address
 from udppunch.notices import access_logger
-from udppunch.proto.access import AccessLog
-from udppunch.proto.tags import Connectee, Holder
+from udppunch.proto.expose.access import AccessLog
+from udppunch.proto.expose.tags import Connectee, Holder
 
 PLACE = "/var/log/access.log"
 BURST = 100

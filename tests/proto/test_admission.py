@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from tests.standin import expose as stand_in
 from udppunch import address
 from udppunch.address import Address
-from udppunch.proto.admission import MACS, Admission, Kind, Verdict
+from udppunch.proto.expose.admission import MACS, Admission, Kind, Verdict
 from udppunch.wire import expose
 from udppunch.wire.expose import Keepalive, Registered, Retry
 

@@ -7,8 +7,8 @@ from typing import Any, List, Tuple
 from udppunch import address
 from udppunch.address import Address
 from udppunch.contract import Endpoint, Route
-from udppunch.proto.checks import Checks
 from udppunch.proto.limiter import TokenBucket
+from udppunch.proto.puncher.checks import Checks
 from udppunch.wire import puncher
 from udppunch.wire.control import Control, Kind, Pairing
 

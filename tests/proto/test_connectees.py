@@ -13,9 +13,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from udppunch import address
 from udppunch.address import Address
-from udppunch.proto.connectees import COUNTS, Connectees
-from udppunch.proto.eviction import PROTECTED
-from udppunch.proto.tags import SHARED_OCTETS, Connectee, Holder, Shared
+from udppunch.proto.expose.connectees import COUNTS, Connectees
+from udppunch.proto.expose.eviction import PROTECTED
+from udppunch.proto.expose.tags import SHARED_OCTETS, Connectee, Holder, Shared
 from udppunch.wire.expose import NEVER_A_TAG, TAG, TAGS
 
 IDLE = 30.0

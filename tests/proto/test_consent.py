@@ -7,8 +7,8 @@ from typing import List
 from hypothesis import given
 from hypothesis import strategies as st
 
-from udppunch.proto import consent
-from udppunch.proto.consent import Consent, LegacyConsent, Verdict
+from udppunch.proto.puncher import consent
+from udppunch.proto.puncher.consent import Consent, LegacyConsent, Verdict
 
 KEEPALIVE = 15.0
 

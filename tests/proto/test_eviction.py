@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from udppunch.proto.eviction import PROTECTED, Eviction
+from udppunch.proto.expose.eviction import PROTECTED, Eviction
 
 
 class Item:

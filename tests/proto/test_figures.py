@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.standin import expose as stand_in
-from udppunch.proto import figures
-from udppunch.proto.figures import Figures
+from udppunch.proto.expose import figures
+from udppunch.proto.expose.figures import Figures
 from udppunch.wire import expose
 
 NEVER = 0

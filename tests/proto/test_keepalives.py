@@ -14,8 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tests.standin import expose as stand_in
 from udppunch import address
 from udppunch.address import Address
-from udppunch.proto.admission import Admission, Kind
-from udppunch.proto.keepalives import SILENT_AFTER, Keepalives
+from udppunch.proto.expose.admission import Admission, Kind
+from udppunch.proto.expose.keepalives import SILENT_AFTER, Keepalives
 from udppunch.wire import expose
 from udppunch.wire.expose import Keepalive, Registered, Retry
 

@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from udppunch import address
 from udppunch.address import Address
-from udppunch.proto.pairing import Answer, Channel, Limits, Outcome, Pairing
+from udppunch.proto.relay.pairing import Answer, Channel, Limits, Outcome, Pairing
 from udppunch.wire.registrar import Flow, Peer
 
 IDLE = 30.0

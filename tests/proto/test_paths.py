@@ -10,13 +10,13 @@ import pytest
 from udppunch import address
 from udppunch.address import Address
 from udppunch.contract import Endpoint, Lookup, Route
-from udppunch.proto.client_path import ClientPath
-from udppunch.proto.clients import Clients
 from udppunch.proto.destination import Destination
 from udppunch.proto.limiter import TokenBucket
-from udppunch.proto.mapping import Mapping, why_no_path
-from udppunch.proto.path import Happening, State, Tools
-from udppunch.proto.server_path import ServerPath
+from udppunch.proto.puncher.client_path import ClientPath
+from udppunch.proto.puncher.clients import Clients
+from udppunch.proto.puncher.mapping import Mapping, why_no_path
+from udppunch.proto.puncher.path import Happening, State, Tools
+from udppunch.proto.puncher.server_path import ServerPath
 from udppunch.wire import puncher
 from udppunch.wire.control import Control, Kind, Pairing
 

@@ -8,7 +8,7 @@ from typing import Any, List, Optional, Tuple
 from udppunch import address
 from udppunch.address import Address
 from udppunch.contract import Endpoint, Lookup, Route
-from udppunch.proto.presence import Presence
+from udppunch.proto.puncher.presence import Presence
 from udppunch.wire import puncher
 
 RENDEZVOUS = address.pack("203.0.113.10", 39737)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from udppunch import address
-from udppunch.proto.connectees import COUNTS
-from udppunch.proto.publishing import Publishing
+from udppunch.proto.expose.connectees import COUNTS
+from udppunch.proto.expose.publishing import Publishing
 from udppunch.wire.registrar import (
     Claim,
     Complete,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import List, Tuple
 
-from udppunch.proto import registration
-from udppunch.proto.registration import Registration, State
+from udppunch.proto.puncher import registration
+from udppunch.proto.puncher.registration import Registration, State
 from udppunch.wire import puncher
 
 MARK = puncher.new_mark(b"s" * 16)

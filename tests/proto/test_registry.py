@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from udppunch import address
 from udppunch.address import Address
 from udppunch.contract import Endpoint, Route
-from udppunch.proto import registry
-from udppunch.proto.registry import Registered, Registry
+from udppunch.proto.puncher import registry
+from udppunch.proto.puncher.registry import Registered, Registry
 from udppunch.wire import puncher
 
 ENDPOINT = Endpoint("rendezvous", address.ANY_IPV4)

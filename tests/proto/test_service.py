@@ -8,10 +8,10 @@ from typing import Dict, List
 from udppunch import address
 from udppunch.address import Address
 from udppunch.contract import Endpoint, Route, word
-from udppunch.proto.connectees import COUNTS, Connectees
-from udppunch.proto.figures import OCTETS, Figures
-from udppunch.proto.service import Service, WayBack, proxy_head
-from udppunch.proto.tags import SHARED_OCTETS, Connectee, Shared
+from udppunch.proto.expose.connectees import COUNTS, Connectees
+from udppunch.proto.expose.figures import OCTETS, Figures
+from udppunch.proto.expose.service import Service, WayBack, proxy_head
+from udppunch.proto.expose.tags import SHARED_OCTETS, Connectee, Shared
 from udppunch.wire.registrar import Peer
 
 V4, V6 = address.pack("203.0.113.10", 6000), address.pack("2001:db8::10", 6001)

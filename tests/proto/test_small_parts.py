@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from udppunch import address
 from udppunch.contract import Lookup
-from udppunch.proto import prudence
-from udppunch.proto.asking import Asking
 from udppunch.proto.destination import Destination
-from udppunch.proto.handshake import ClientHandshake, ServerHandshake
 from udppunch.proto.limiter import Limiter, TokenBucket
+from udppunch.proto.puncher import prudence
+from udppunch.proto.puncher.asking import Asking
+from udppunch.proto.puncher.handshake import ClientHandshake, ServerHandshake
+from udppunch.proto.puncher.waiting import Waiting
 from udppunch.proto.timers import Timers
-from udppunch.proto.waiting import Waiting
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.none() | st.floats(0, 100)), max_size=200))

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from udppunch import address
-from udppunch.proto.eviction import PROTECTED, Eviction
-from udppunch.proto.tags import SHARED_OCTETS, Connectee, Holder, Shared, Tags
+from udppunch.proto.expose.eviction import PROTECTED, Eviction
+from udppunch.proto.expose.tags import SHARED_OCTETS, Connectee, Holder, Shared, Tags
 from udppunch.wire.expose import NEVER_A_TAG, SIGNED, TAG, TAGS
 
 WORKERS = 8192

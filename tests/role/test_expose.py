@@ -17,7 +17,7 @@ from udppunch.config.roles import ExposeConfig, role_config
 from udppunch.contract import Endpoint, Lookup
 from udppunch.errors import CommandError
 from udppunch.notices import TRACE
-from udppunch.proto.eviction import PROTECTED
+from udppunch.proto.expose.eviction import PROTECTED
 from udppunch.role.expose import Expose
 from udppunch.wire import expose
 

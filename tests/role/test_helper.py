@@ -16,10 +16,10 @@ from udppunch import address
 from udppunch.address import Address
 from udppunch.config.roles import HelperConfig, role_config
 from udppunch.notices import TRACE, access_logger
-from udppunch.proto import connectees, figures, tags
-from udppunch.proto.eviction import PROTECTED
-from udppunch.proto.publishing import Publishing
-from udppunch.proto.service import Memory
+from udppunch.proto.expose import connectees, figures, tags
+from udppunch.proto.expose.eviction import PROTECTED
+from udppunch.proto.expose.publishing import Publishing
+from udppunch.proto.expose.service import Memory
 from udppunch.role.helper import Helper
 from udppunch.wire import expose, proxy
 from udppunch.wire import registrar as wire

@@ -11,7 +11,7 @@ from tests.virtual.network import Host, Link
 from tests.virtual.world import KEY, MEETING, PORT, World
 from udppunch import address
 from udppunch.address import Address
-from udppunch.proto.path import CHECK_BURST, CHECK_RATE
+from udppunch.proto.puncher.path import CHECK_BURST, CHECK_RATE
 from udppunch.wire import puncher
 from udppunch.wire.control import CONTROL_LENGTH, Control, Kind, Pairing
 

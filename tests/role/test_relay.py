@@ -23,8 +23,8 @@ from udppunch.contract import Batch, Burst, Endpoint, Lookup, Piece, Route, word
 from udppunch.net import mmsg
 from udppunch.net.loop import Loop
 from udppunch.notices import TRACE
-from udppunch.proto.pairing import Limits
-from udppunch.proto.registrar import Registrar
+from udppunch.proto.relay.pairing import Limits
+from udppunch.proto.relay.registrar import Registrar
 from udppunch.role.relay import Relay
 from udppunch.wire import registrar as wire
 from udppunch.wire import relay

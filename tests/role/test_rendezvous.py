@@ -14,7 +14,7 @@ from tests.virtual.world import KEY, MEETING, PORT
 from udppunch import address
 from udppunch.address import Address
 from udppunch.config.roles import RendezvousConfig
-from udppunch.proto import registry
+from udppunch.proto.puncher import registry
 from udppunch.role.rendezvous import Rendezvous
 from udppunch.wire import puncher
 

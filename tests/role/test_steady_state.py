@@ -20,11 +20,11 @@ from udppunch.contract import Batch, Endpoint
 from udppunch.net.arena import LARGEST_DATAGRAM
 from udppunch.net.grouping import lay
 from udppunch.net.portable import Parcel
-from udppunch.proto import connectees, figures, tags
-from udppunch.proto.pairing import Limits
-from udppunch.proto.publishing import Publishing
-from udppunch.proto.registrar import Registrar
-from udppunch.proto.service import Memory
+from udppunch.proto.expose import connectees, figures, tags
+from udppunch.proto.expose.publishing import Publishing
+from udppunch.proto.expose.service import Memory
+from udppunch.proto.relay.pairing import Limits
+from udppunch.proto.relay.registrar import Registrar
 from udppunch.role.expose import Expose
 from udppunch.role.helper import Helper
 from udppunch.role.relay import Relay

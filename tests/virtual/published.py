@@ -11,9 +11,9 @@ from udppunch import address
 from udppunch.address import Address
 from udppunch.config.roles import ExposeConfig, HelperConfig
 from udppunch.contract import Endpoint, Lookup, Outbox
-from udppunch.proto import connectees, figures, tags
-from udppunch.proto.publishing import Publishing
-from udppunch.proto.service import Memory
+from udppunch.proto.expose import connectees, figures, tags
+from udppunch.proto.expose.publishing import Publishing
+from udppunch.proto.expose.service import Memory
 from udppunch.role.expose import Expose
 from udppunch.role.helper import Helper
 from udppunch.wire import registrar as wire

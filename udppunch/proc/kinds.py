@@ -15,11 +15,11 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Protocol
 from udppunch.config.roles import HelperConfig, RelayConfig
 from udppunch.contract import Outbox, Role
 from udppunch.net.clock import boot_time
-from udppunch.proto import connectees, cookie, figures, tags
-from udppunch.proto.pairing import Limits
-from udppunch.proto.publishing import Publishing
-from udppunch.proto.registrar import Registrar
-from udppunch.proto.service import Memory
+from udppunch.proto.expose import connectees, cookie, figures, tags
+from udppunch.proto.expose.publishing import Publishing
+from udppunch.proto.expose.service import Memory
+from udppunch.proto.relay.pairing import Limits
+from udppunch.proto.relay.registrar import Registrar
 from udppunch.proto.tally import Counts, Tally
 from udppunch.role.helper import Helper
 from udppunch.role.relay import Relay

@@ -17,10 +17,10 @@ from udppunch.config.roles import ConnectConfig
 from udppunch.contract import Burst, Endpoint, Lookup, Outbox, Route
 from udppunch.errors import EX_NOHOST, CommandError
 from udppunch.notices import Notices, event
-from udppunch.proto.client_path import ClientPath
 from udppunch.proto.destination import Destination
 from udppunch.proto.limiter import TokenBucket
-from udppunch.proto.path import CHECK_BURST, CHECK_RATE, Happening, State, Tools
+from udppunch.proto.puncher.client_path import ClientPath
+from udppunch.proto.puncher.path import CHECK_BURST, CHECK_RATE, Happening, State, Tools
 from udppunch.proto.timers import Timers
 
 log = logging.getLogger(__name__)

@@ -17,9 +17,9 @@ from udppunch.contract import Batch, Burst, Endpoint, Lookup, Outbox, Piece, Rou
 from udppunch.errors import EX_NOHOST, CommandError
 from udppunch.notices import TRACE, Notices, event
 from udppunch.proto.destination import Destination
-from udppunch.proto.eviction import Eviction
-from udppunch.proto.keepalives import Keepalives
-from udppunch.proto.trains import untag
+from udppunch.proto.expose.eviction import Eviction
+from udppunch.proto.expose.keepalives import Keepalives
+from udppunch.proto.expose.trains import untag
 from udppunch.wire import expose
 
 log = logging.getLogger(__name__)

@@ -17,14 +17,14 @@ from udppunch.address import Address
 from udppunch.config.roles import HelperConfig
 from udppunch.contract import Batch, Burst, Endpoint, Lookup, Outbox, Piece, Route, word
 from udppunch.notices import TRACE, Notices, event
-from udppunch.proto.access import AccessLog
-from udppunch.proto.admission import COMPLAINTS, Admission, Kind
-from udppunch.proto.connectees import Connectees
-from udppunch.proto.figures import Figures
+from udppunch.proto.expose.access import AccessLog
+from udppunch.proto.expose.admission import COMPLAINTS, Admission, Kind
+from udppunch.proto.expose.connectees import Connectees
+from udppunch.proto.expose.figures import Figures
+from udppunch.proto.expose.service import Memory, Service, proxy_head
+from udppunch.proto.expose.tags import Holder, Shared
+from udppunch.proto.expose.trains import untag
 from udppunch.proto.limiter import Limiter
-from udppunch.proto.service import Memory, Service, proxy_head
-from udppunch.proto.tags import Holder, Shared
-from udppunch.proto.trains import untag
 from udppunch.wire import expose, registrar
 from udppunch.wire.registrar import Claim, Peer
 

@@ -17,7 +17,7 @@ from udppunch.config.roles import RendezvousConfig
 from udppunch.contract import Burst, Endpoint, Lookup, Outbox, Route
 from udppunch.notices import TRACE, Notices, event
 from udppunch.proto.limiter import Limiter, TokenBucket
-from udppunch.proto.registry import Introduction, Registered, Registry
+from udppunch.proto.puncher.registry import Introduction, Registered, Registry
 from udppunch.wire import puncher
 from udppunch.wire.malformed import Malformed
 

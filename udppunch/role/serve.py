@@ -19,13 +19,13 @@ from udppunch.config.roles import ServeConfig
 from udppunch.contract import Burst, Endpoint, Lookup, Outbox, Route
 from udppunch.errors import EX_NOHOST, CommandError
 from udppunch.notices import TRACE, Notices, event
-from udppunch.proto import prudence
-from udppunch.proto.clients import Client, Clients
 from udppunch.proto.destination import Destination
 from udppunch.proto.limiter import TokenBucket
-from udppunch.proto.path import CHECK_BURST, CHECK_RATE, Happening, State, Tools
-from udppunch.proto.presence import Presence
-from udppunch.proto.server_path import ServerPath
+from udppunch.proto.puncher import prudence
+from udppunch.proto.puncher.clients import Client, Clients
+from udppunch.proto.puncher.path import CHECK_BURST, CHECK_RATE, Happening, State, Tools
+from udppunch.proto.puncher.presence import Presence
+from udppunch.proto.puncher.server_path import ServerPath
 from udppunch.proto.timers import Timers
 from udppunch.wire import puncher
 from udppunch.wire.malformed import Malformed

@@ -19,7 +19,7 @@ import struct
 from typing import Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 from udppunch.address import Address
-from udppunch.proto.eviction import Eviction
+from udppunch.proto.expose.eviction import Eviction
 from udppunch.wire.expose import NEVER_A_TAG, TAGS
 
 _SLOT = struct.Struct("=IBB18s16s")

@@ -15,14 +15,14 @@ from udppunch import address
 from udppunch.address import ANY_IPV4, Address
 from udppunch.contract import Endpoint, Route
 from udppunch.notices import event
-from udppunch.proto import checks, prudence
-from udppunch.proto.asking import Asking
-from udppunch.proto.checks import Candidate
-from udppunch.proto.consent import earliest
 from udppunch.proto.destination import Destination
-from udppunch.proto.handshake import ClientHandshake
-from udppunch.proto.mapping import Explanation, Mapping
-from udppunch.proto.path import Happening, Path, State, Tools
+from udppunch.proto.puncher import checks, prudence
+from udppunch.proto.puncher.asking import Asking
+from udppunch.proto.puncher.checks import Candidate
+from udppunch.proto.puncher.consent import earliest
+from udppunch.proto.puncher.handshake import ClientHandshake
+from udppunch.proto.puncher.mapping import Explanation, Mapping
+from udppunch.proto.puncher.path import Happening, Path, State, Tools
 from udppunch.wire import puncher
 from udppunch.wire.control import Pairing
 from udppunch.wire.malformed import Malformed

@@ -17,8 +17,8 @@ from udppunch.contract import Endpoint, Lookup, Outbox, Route
 from udppunch.notices import event
 from udppunch.proto.destination import Destination
 from udppunch.proto.limiter import TokenBucket
-from udppunch.proto.mapping import Mapping
-from udppunch.proto.registration import Registration
+from udppunch.proto.puncher.mapping import Mapping
+from udppunch.proto.puncher.registration import Registration
 from udppunch.wire import puncher
 from udppunch.wire.malformed import Malformed
 

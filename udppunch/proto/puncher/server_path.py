@@ -12,12 +12,12 @@ from typing import List, Optional, Set, Tuple
 from udppunch import address
 from udppunch.address import Address
 from udppunch.contract import Endpoint, Route
-from udppunch.proto import checks
-from udppunch.proto.checks import Candidate
-from udppunch.proto.consent import earliest
-from udppunch.proto.handshake import ServerHandshake
-from udppunch.proto.mapping import Explanation, Mapping
-from udppunch.proto.path import Happening, Path, State, Tools
+from udppunch.proto.puncher import checks
+from udppunch.proto.puncher.checks import Candidate
+from udppunch.proto.puncher.consent import earliest
+from udppunch.proto.puncher.handshake import ServerHandshake
+from udppunch.proto.puncher.mapping import Explanation, Mapping
+from udppunch.proto.puncher.path import Happening, Path, State, Tools
 from udppunch.wire import puncher
 from udppunch.wire.control import TOKEN_LENGTH, Pairing
 

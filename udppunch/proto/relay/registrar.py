@@ -14,7 +14,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from udppunch import address
 from udppunch.notices import Notices, event
-from udppunch.proto.pairing import Channel, Limits, Outcome, Pairing
+from udppunch.proto.relay.pairing import Channel, Limits, Outcome, Pairing
 from udppunch.proto.tally import Counts, Tally
 from udppunch.wire.registrar import (
     Activity,

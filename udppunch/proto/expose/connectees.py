@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Callable, List, Optional
 
 from udppunch.address import Address
-from udppunch.proto.tags import Connectee, Holder, Shared, Tags
+from udppunch.proto.expose.tags import Connectee, Holder, Shared, Tags
 from udppunch.wire import expose
 
 COUNTS = 2  # for each worker

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from typing import Callable, Optional, Union
 
 from udppunch.contract import Outbox, Route
-from udppunch.proto.checks import Candidate, Checks
-from udppunch.proto.consent import Consent, LegacyConsent, Verdict, earliest
 from udppunch.proto.limiter import TokenBucket
-from udppunch.proto.waiting import Waiting
+from udppunch.proto.puncher.checks import Candidate, Checks
+from udppunch.proto.puncher.consent import Consent, LegacyConsent, Verdict, earliest
+from udppunch.proto.puncher.waiting import Waiting
 from udppunch.wire.control import TRANSACTION_LENGTH, Control, Kind, Pairing
 from udppunch.wire.malformed import Malformed
 

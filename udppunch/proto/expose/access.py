@@ -11,8 +11,8 @@ from typing import Optional
 
 from udppunch import address
 from udppunch.notices import access_logger, event
+from udppunch.proto.expose.tags import Holder
 from udppunch.proto.limiter import Limiter
-from udppunch.proto.tags import Holder
 
 _LINES = 10.0  # a second, and ten times that in a burst
 _ANYBODY = b""

@@ -6,9 +6,9 @@ from typing import Dict, Iterator, List, Optional, Set
 
 from udppunch.address import Address
 from udppunch.contract import Endpoint, Route
-from udppunch.proto.path import State
-from udppunch.proto.server_path import ServerPath
-from udppunch.proto.waiting import Waiting
+from udppunch.proto.puncher.path import State
+from udppunch.proto.puncher.server_path import ServerPath
+from udppunch.proto.puncher.waiting import Waiting
 from udppunch.wire.control import TOKEN_LENGTH
 
 _SOURCES = 8  # addresses that one client may come from

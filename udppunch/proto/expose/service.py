@@ -7,9 +7,9 @@ from typing import Callable, Dict, List, NamedTuple, Optional, Sequence
 
 from udppunch.address import Address
 from udppunch.contract import Endpoint, Route
-from udppunch.proto.connectees import Connectees
-from udppunch.proto.figures import Figures
-from udppunch.proto.tags import Connectee, Shared
+from udppunch.proto.expose.connectees import Connectees
+from udppunch.proto.expose.figures import Figures
+from udppunch.proto.expose.tags import Connectee, Shared
 from udppunch.wire import proxy
 from udppunch.wire.registrar import Peer
 

@@ -1,0 +1,1 @@
+"""The state machines of exposing: tags, exposers, and whom a helper believes."""

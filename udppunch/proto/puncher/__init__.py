@@ -1,0 +1,1 @@
+"""The state machines of punching: rendezvous, paths, and what keeps them alive."""
