@@ -338,6 +338,22 @@ def test_a_silent_helper_is_looked_up_again_and_that_is_said_once(
     assert said == ["registered", "silent", "registered", "silent", "registered"]
 
 
+def test_a_helper_elsewhere_is_asked_at_once() -> None:
+    config = replace(SIGNED_CONFIG, helper=(Lookup("helper.example", 6000),))
+    site = Site(config, names={"helper.example": ["203.0.113.10"]})
+    site.register()
+    lookup = config.helper[0]
+    site.sent()
+    site.call(site.role.resolved, lookup, [OTHER], "", site.now)
+    ((destination, keepalive),) = site.sent()
+    assert destination == OTHER and expose.decode(keepalive) == expose.Keepalive(None)
+    assert site.role.status().startswith("registered with 0 of 1"), "which it has to say anew"
+    site.tell(REGISTERED, retry(), source=HELPER)
+    assert site.role.status().startswith("registered with 0 of 1")
+    site.call(site.role.resolved, lookup, [OTHER], "", site.now)
+    assert site.sent() == [], "it is where it was"
+
+
 def test_names_that_are_unknown() -> None:
     with pytest.raises(CommandError, match="no such name"):
         Site(replace(CONFIG, helper=(Lookup("nowhere", 6000),)), names={"nowhere": []})

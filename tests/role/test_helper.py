@@ -236,9 +236,11 @@ def test_a_train_whose_tail_is_no_more_than_a_tag_or_not_even_that(batch: bool) 
         (C, b"payload"), (C, b"payload"), (C, b"payload"), (C, b""),
     ]  # fmt: skip
     assert site.deliver(Arrived(E, *train(*whole, b"\x41"))) == [(C, b"payload")] * 3
+    assert site.tell(E, tagged(tag, b"x"), tagged(tag, b"y")) == [(C, b"x"), (C, b"y")]
+    assert site.tell(E, b"\x41", b"\x41") == [], "wherever there was a tag before"
     assert site.counted()["dropped"] == 0
     dwarfs = figures.Figures(site.memory.figures, 0, 1).totals(0.0)["dwarfs"]
-    assert dwarfs == 1
+    assert dwarfs == 3
 
 
 @both
@@ -422,17 +424,18 @@ def test_a_keepalive_is_heard_behind_payload_and_between(batch: bool, in_train: 
     tag = site.tag_of(C)
 
     def say(keepalive: bytes) -> List[bytes]:
-        """The answer, once with payload of its length around it and once behind longer."""
-        before = tagged(tag, b"p" * (len(keepalive) - 2))
+        """The answers, with payload of its length or a longer or the shortest one around it."""
+        p = tagged(tag, b"p" * (len(keepalive) - 2))
         answers = []
-        for some in ([before, keepalive, before], [before + b"p", before + b"p", keepalive]):
+        for some in ([p, keepalive, p], [p + b"p", p + b"p", keepalive], [p, keepalive, b"p"]):
             if in_train:
                 sent = site.deliver(Arrived(E2, *train(*some)))
             else:
                 sent = site.tell(E2, *some)
             (answer,) = said(sent)[E2]
             answers.append(answer)
-            assert len(sent) == 3
+            payload = [each for each in some if each is not keepalive and len(each) > 1]
+            assert len(sent) > len(payload), "nothing of it is lost"
         return answers
 
     for _ in range(2):  # of an unknown one, then of a connectee
@@ -443,6 +446,18 @@ def test_a_keepalive_is_heard_behind_payload_and_between(batch: bool, in_train: 
     assert (destination, expose.decode(answer)) == (E2, expose.Registered())
     assert site.tell(E2, tagged(tag, b"x")) == [(C, b"x")]
     assert {expose.decode(answer) for answer in say(signed())} == {expose.Registered()}
+
+
+def test_who_proved_its_address_is_told_nothing_if_another_one_was_faster() -> None:
+    site = Site(SIGNED_CONFIG, workers=2)
+    ((_, answer),) = site.tell(E, signed())
+    retry = expose.decode(answer)
+    assert isinstance(retry, expose.Retry)
+    site.deaf = True
+    assert site.tell(E, signed(retry.nonce)) == []
+    site.deaf = False
+    site.register(E2, worker=1)
+    assert site.tell(E2, b"") == []
 
 
 def test_services_with_names_have_exposers_of_their_own() -> None:
@@ -471,6 +486,7 @@ def test_an_exposer_is_a_connectee_of_another_service_as_anybody(batch: bool) ->
     site.register(E2, "dns")
     default = site.tag_of(C)
     own = site.tag_of(E, listener=1)
+    assert site.tell(E, tagged(default, b"x")) == [(C, b"x")], "a way that is known"
     datagrams = [tagged(default, b"one"), tagged(default, b"two"), tagged(default, b"3")]
     expected = [(E2, tagged(own, data)) for data in datagrams]
     assert site.tell(E, *datagrams, listener=1) == expected
@@ -696,6 +712,7 @@ def test_whoever_has_the_password_may_ask_for_statistics_and_becomes_nothing_by_
     tag = site.tag_of(C)
     assert site.statistics(D)["stats_requests"] == 2
     assert site.tell(C, b"x") == [(E, tagged(tag, b"x"))]
+    assert site.statistics(D)["from_connectee_msgs"] == 2, "until now"
     assert site.tell(at(1), signed(expose.ASKS_STATISTICS, key=bytes(32))) == []
 
 
