@@ -28,8 +28,6 @@ from udppunch.proto.limiter import Allowance
 from udppunch.proto.puncher import asking, checks, consent, handshake, registration, registry
 from udppunch.proto.relay.pairing import Outcome
 from udppunch.role import expose as exposing
-from udppunch.role import helper as helping
-from udppunch.role import relay as relaying
 from udppunch.wire import control, proxy, puncher, registrar, relay
 from udppunch.wire import expose as expose_wire
 
@@ -62,8 +60,8 @@ LOOPBACK = address.pack("127.0.0.1", 9)
 MAGIC = relay.MAGIC.hex(" ").upper()
 RELAY_IDLE = parse.parse_time(config.ROLES["relay"]["idle"].default or "")
 KEEPALIVE = parse.parse_time(config.ROLES["expose"]["keepalive"].default or "")
-NEVER_PEERS = ", ".join(map(str, sorted(relaying._NEVER_PEERS))).rsplit(", ", 1)
-NEVER_CONNECTEES = ", ".join(map(str, sorted(helping._NEVER_CONNECTEES))).rsplit(", ", 1)
+NEVER_PEERS = ", ".join(map(str, sorted(address.ANSWERING_PORTS))).rsplit(", ", 1)
+NEVER_CONNECTEES = ", ".join(map(str, sorted(address.ANSWERING_PORTS))).rsplit(", ", 1)
 IPV4_HEADER = proxy.header(LOOPBACK, LOOPBACK)
 IPV6_HEADER = proxy.header(address.pack("::1", 9), LOOPBACK)
 RETRY = len(expose_wire.encode(expose_wire.Retry(2**63 - 1), bytes(32)))

@@ -52,6 +52,11 @@ def same_ip(one: Address, other: Address) -> bool:
     return one[:-2] == other[:-2]
 
 
+# Ports of services that answer anything (Loop DoS, CVE-2024-2169): whoever sends from one of them
+# is nobody to talk with.
+ANSWERING_PORTS = frozenset({0, 7, 13, 17, 19, 53, 69, 123})
+
+
 def is_wildcard(address: Address) -> bool:
     return not any(address[:-2])
 

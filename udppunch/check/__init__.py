@@ -7,8 +7,6 @@ name has no address, is CRITICAL.
 
 from __future__ import annotations
 
-import traceback
-from pathlib import Path
 from typing import Any, Callable, Dict, Mapping
 
 from udppunch.check import helper, output, relay
@@ -16,7 +14,7 @@ from udppunch.check.output import Outcome, Report, Status
 from udppunch.check.thresholds import parse_limits
 from udppunch.config.parse import Invalid, parse_time
 from udppunch.config.settings import Setting, parse_all
-from udppunch.errors import CommandError
+from udppunch.errors import CommandError, explained
 
 _SETTINGS = {
     "warning": Setting(parse_limits, "200ms,20%"),
@@ -60,7 +58,4 @@ def _outcome(role: str, parsed: Mapping[str, Any], environment: Mapping[str, str
     except OSError as error:
         return Outcome(Status.UNKNOWN, error.strerror or type(error).__name__)
     except Exception as error:
-        # Its text may quote what it was given, a secret for one.
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        kind = f"{type(error).__name__}, {Path(where.filename).name}:{where.lineno}"
-        return Outcome(Status.UNKNOWN, f"internal error ({kind}); please report it")
+        return Outcome(Status.UNKNOWN, explained(error)[0])

@@ -22,13 +22,11 @@ from udppunch.check.output import Measure, Outcome, Status
 from udppunch.check.thresholds import MILLISECONDS, PERCENT
 from udppunch.config.parse import (
     RELAY_PORT,
-    Invalid,
     parse_probes,
-    parse_secret,
     read_secret_file,
     split_address,
 )
-from udppunch.config.roles import SECRET_VARIABLE
+from udppunch.config.roles import relay_secret
 from udppunch.config.settings import Setting
 from udppunch.contract import Lookup
 from udppunch.net import sockaddr
@@ -72,7 +70,8 @@ class Finding(NamedTuple):
 def check(values: Mapping[str, Any], environment: Mapping[str, str]) -> Outcome:
     """Check the relay that the settings name. Raises Invalid."""
     count, target = values["probes"], values["address"]
-    secret = values["secret-file"] or _secret_of(environment)
+    # Without any, what udp-relay publishes and takes.
+    secret = relay_secret(values["secret-file"], environment) or relay.DEFAULT_SECRET
     found = probe(target, secret, count, values["timeout"])
     loss = 100.0 * (count - len(found.round_trips)) / count
     if not found.round_trips:
@@ -231,13 +230,3 @@ def _measure(peers: _Peers, token: bytes, count: int, deadline: float) -> Findin
         collect(due)
     trouble = peers.trouble or f"no probe came through {peers.name}"
     return Finding(round_trips, "" if round_trips else trouble)
-
-
-def _secret_of(environment: Mapping[str, str]) -> bytes:
-    """What to sign with: without any, what udp-relay publishes and takes."""
-    if not environment.get(SECRET_VARIABLE):
-        return relay.DEFAULT_SECRET
-    try:
-        return parse_secret(environment[SECRET_VARIABLE])
-    except Invalid as error:
-        raise Invalid(f"{SECRET_VARIABLE}: {error}") from None

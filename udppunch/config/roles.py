@@ -202,7 +202,7 @@ def role_config(role: str, raw: Mapping[str, Any], environment: Mapping[str, str
     if "key-file" in values:
         _choose_key(values, environment)
     if "secret-file" in values:
-        _choose_secret(values, environment)
+        values["secret"] = relay_secret(values.pop("secret-file"), environment)
     if "password-file" in values:
         values["key"] = password_key(values.pop("password-file"), environment)
     if role == "helper":
@@ -256,14 +256,14 @@ def _choose_key(values: Dict[str, Any], environment: Mapping[str, str]) -> None:
         raise Invalid("key is missing: give KEY, --key-file FILE or UDPPUNCH_KEY")
 
 
-def _choose_secret(values: Dict[str, Any], environment: Mapping[str, str]) -> None:
-    secret = values.pop("secret-file")
+def relay_secret(secret: Optional[bytes], environment: Mapping[str, str]) -> bytes:
+    """The secret that was read from a file, else the environment's; empty if there is none."""
     if secret is None and environment.get(SECRET_VARIABLE):
         try:
             secret = parse.parse_secret(environment[SECRET_VARIABLE])
         except Invalid as error:
             raise Invalid(f"{SECRET_VARIABLE}: {error}") from None
-    values["secret"] = secret or b""
+    return secret or b""
 
 
 def password_key(password: Optional[bytes], environment: Mapping[str, str]) -> bytes:

@@ -19,12 +19,11 @@ from udppunch.notices import TRACE, Notices, event
 from udppunch.proto.destination import Destination
 from udppunch.proto.expose.eviction import Eviction
 from udppunch.proto.expose.keepalives import Keepalives
-from udppunch.proto.expose.trains import untag
+from udppunch.proto.expose.trains import SIGNED_WORD, untag
 from udppunch.wire import expose
 
 log = logging.getLogger(__name__)
 
-_SIGNED_WORD = word(expose.SIGNED[: expose.TAG_LENGTH])
 _SWEEP = 1.0
 _MOST_WAITING = 32  # datagrams of a tag whose socket is not open yet
 
@@ -163,7 +162,7 @@ class Expose:
             length = piece[1]
             if (
                 connectee is None
-                or start == _SIGNED_WORD
+                or start == SIGNED_WORD
                 or source != peer
                 or not connectee.open
                 or length < expose.TAG_LENGTH
@@ -260,7 +259,7 @@ class Expose:
     def _train_from_helper(self, helper: _Helper, burst: Burst) -> bool:
         """Passes a train on whose tags are all known; whether it was such a one."""
         words = burst.words()
-        if not words or _SIGNED_WORD in words:
+        if not words or SIGNED_WORD in words:
             return False
         ways = {}
         for start in set(words):

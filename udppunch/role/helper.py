@@ -23,16 +23,13 @@ from udppunch.proto.expose.connectees import Connectees
 from udppunch.proto.expose.figures import Figures
 from udppunch.proto.expose.service import Memory, Service, proxy_head
 from udppunch.proto.expose.tags import Holder, Shared
-from udppunch.proto.expose.trains import untag
+from udppunch.proto.expose.trains import SIGNED_WORD, untag
 from udppunch.proto.limiter import Limiter
 from udppunch.wire import expose, registrar
 from udppunch.wire.registrar import Claim, Peer
 
 log = logging.getLogger(__name__)
 
-# Services that answer anything: none of them is ever a connectee (Loop DoS, CVE-2024-2169).
-_NEVER_CONNECTEES = frozenset({0, 7, 13, 17, 19, 53, 69, 123})
-_SIGNED_WORD = word(expose.SIGNED[: expose.TAG_LENGTH])
 _SWEEP = 1.0
 _SPREAD = 40_503  # so that the next process id is far away
 
@@ -158,7 +155,7 @@ class Helper:
                 if not self._returns(exposers[source], service, piece, start, now):
                     batch.singly(index)
                 continue
-            if to_exposer is None or start == _SIGNED_WORD or not length or length > segment:
+            if to_exposer is None or start == SIGNED_WORD or not length or length > segment:
                 batch.singly(index)
                 continue
             holder = find(source, locals_[index] if locals_ is not None else b"", now)
@@ -318,7 +315,7 @@ class Helper:
     def _train_from_exposer(self, service: Service, burst: Burst, now: float) -> bool:
         """Sends back a train whose tags are all known; whether it was such a one."""
         words = burst.words()
-        if not words or _SIGNED_WORD in words:
+        if not words or SIGNED_WORD in words:
             return False
         version = service.shared.version
         ways = {}
@@ -352,7 +349,7 @@ class Helper:
     def _train_from_connectee(self, service: Service, burst: Burst, now: float) -> bool:
         """Passes a train on, if it is of one who is known, and none of it a keepalive."""
         to_exposer = service.to_exposer
-        if to_exposer is None or _SIGNED_WORD in (burst.words() or (_SIGNED_WORD,)):
+        if to_exposer is None or SIGNED_WORD in (burst.words() or (SIGNED_WORD,)):
             return False
         holder = service.connectees.find(burst.source, burst.local, now)
         if holder is None:
@@ -379,7 +376,7 @@ class Helper:
         holder = service.connectees.find(source, burst.local, now)
         if holder is None:
             refusal = ""
-            if address.port(source) in _NEVER_CONNECTEES:
+            if address.port(source) in address.ANSWERING_PORTS:
                 refusal = "source never a connectee"
             elif not self._newcomers.allows(address.prefix(source), now):
                 refusal = "newcomers over their rate"

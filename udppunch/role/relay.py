@@ -22,8 +22,6 @@ from udppunch.wire.registrar import Activity, Handshake, Held, Holding, Peer, To
 
 log = logging.getLogger(__name__)
 
-# Services that answer anything: none of them is ever a peer (Loop DoS, CVE-2024-2169).
-_NEVER_PEERS = frozenset({0, 7, 13, 17, 19, 53, 69, 123})
 _FIRST_BYTE = relay.MAGIC[0]
 _FIRST_WORD = word(relay.MAGIC[:2])
 _REPORT = 1.0
@@ -296,7 +294,7 @@ class Relay:
         source = burst.source
         if not guid:
             return "unknown source"
-        if address.port(source) in _NEVER_PEERS:
+        if address.port(source) in address.ANSWERING_PORTS:
             return "source never a peer"
         # A peer has a share of its own, which a flood from next door does not use up.
         party = bytes(source) if flow is not None else address.prefix(source)

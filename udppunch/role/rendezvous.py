@@ -23,9 +23,6 @@ from udppunch.wire.malformed import Malformed
 
 log = logging.getLogger(__name__)
 
-# Services that answer anything, or whose errors look like questions: two servers that answer
-# each other would never stop (Loop DoS, CVE-2024-2169).
-_NEVER_CLIENTS = frozenset({0, 7, 13, 17, 19, 53, 69, 123})
 _LONGEST = puncher.KEY_MAXIMUM + 2 + 256
 _SWEEP = 5.0
 # Introductions a second, and at once, that are worth a line of the log.
@@ -117,7 +114,7 @@ class Rendezvous:
             return "length"
         if not address.is_ipv4(source):
             return "not IPv4"
-        if address.port(source) in _NEVER_CLIENTS or source in self._own:
+        if address.port(source) in address.ANSWERING_PORTS or source in self._own:
             return "source port"
         # Who is known has a share of its own, which a flood from next door does not use up.
         party = bytes(source) if self._registry.knows(source) else address.prefix(source)

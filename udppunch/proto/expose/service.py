@@ -83,8 +83,6 @@ class Service:
         connectee = self.shared.read(tag)
         if connectee is None:
             return None
-        if way is not None:
-            self._give_back(way)
         endpoint = self.endpoints[0]
         for one in self.endpoints[1:]:
             if len(one.bind) == len(connectee.address):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Mapping, Sequence
 
-from udppunch.contract import Burst, Outbox, Route
-from udppunch.wire.expose import TAG_LENGTH
+from udppunch.contract import Burst, Outbox, Route, word
+from udppunch.wire.expose import SIGNED, TAG_LENGTH
+
+# How a signed datagram starts, as `Batch.words` has it.
+SIGNED_WORD = word(SIGNED[:TAG_LENGTH])
 
 
 def untag(outbox: Outbox, burst: Burst, words: Sequence[int], routes: Mapping[int, Route]) -> None:
