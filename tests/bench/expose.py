@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, List, Sequence
 
+from tests.bench import report
 from tests.bench.common import (
     LOOPBACK,
     BenchError,
@@ -53,7 +54,6 @@ from tests.bench.expose_results import (
 )
 from tests.bench.relay import waited_ns
 from tests.bench.relay_results import SHARED
-from tests.bench.report import conditions, write
 
 TRAINS_BAR = 0.4  # times the plain pair's CPU, the helper's and the exposer's each
 SINGLES_BAR = 1.4
@@ -215,7 +215,7 @@ FULL = Effort(7, 3, 0.6)
 
 def compare(bench: Bench, pairs: Sequence[Pair], load: Load, effort: Effort) -> Result:
     """All rounds of a load, the pairs taking turns."""
-    _progress(str(load))
+    report.progress(str(load))
     samples: Dict[str, List[Sample]] = {pair.name: [] for pair in pairs}
     for _ in range(effort.rounds):
         for pair in pairs:
@@ -239,12 +239,6 @@ def run(bench: Bench, effort: Effort, options: argparse.Namespace) -> List[Resul
         # The first round pays for what happens once: the tags, the caches, the buffers.
         bench.measure(pair, LOADS[0], 0.1)
     return [compare(bench, pairs, load, effort) for load in LOADS]
-
-
-def _progress(text: str) -> None:
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\r\033[K{text}")
-        sys.stderr.flush()
 
 
 def arguments() -> argparse.Namespace:
@@ -284,26 +278,17 @@ def main() -> int:
             window = NO_WINDOW if options.flood else WINDOW
             bench = Bench(processes, folder, options.python, window)
             results = run(bench, QUICK if options.quick else FULL, options)
-    _progress("")
+    report.progress("")
     shown = section(results)
     print(shown.as_text())
     print("\n".join(["", *doubts(results)]))
     if options.json:
         options.json.write_text(as_json(results) + "\n")
     if options.write:
-        text = f"{conditions('expose', options.python)}\n\n{shown.as_markdown()}"
-        write(options.write, "Exposing", text)
-    unmet = failures(results)
-    if options.check and unmet:
-        print("\n".join(["", "Bars not met:", *unmet]))
-        return 1
-    return 0
+        text = f"{report.conditions('expose', options.python)}\n\n{shown.as_markdown()}"
+        report.write(options.write, "Exposing", text)
+    return report.status(failures(results), options.check)
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except BenchError as error:
-        sys.exit(f"expose: {error}")
+    report.run("expose", main)

@@ -32,6 +32,7 @@ from typing import Dict, Iterable, List, Sequence
 
 import psutil
 
+from tests.bench import report
 from tests.bench.common import (
     LOOPBACK,
     BenchError,
@@ -59,7 +60,6 @@ from tests.bench.relay_results import (
     as_json,
     sections,
 )
-from tests.bench.report import conditions, write
 from udppunch.wire.relay import DEFAULT_SECRET, handshake
 
 TRAINS_BAR = 0.33  # times the plain relay's CPU
@@ -256,7 +256,7 @@ def compare(
     bench: Bench, relays: Sequence[Relay], load: Load, effort: Effort, latency: bool = False
 ) -> Result:
     """All rounds of a load, the relays taking turns."""
-    _progress(f"time on the way, {load}" if latency else str(load))
+    report.progress(f"time on the way, {load}" if latency else str(load))
     seconds = effort.latency_seconds if latency else effort.seconds
     samples: Dict[str, List[Sample]] = {relay.name: [] for relay in relays}
     for _ in range(effort.rounds):
@@ -284,7 +284,7 @@ def compare_memory(bench: Bench, effort: Effort, with_ours: bool) -> Dict[str, M
     relays = [bench.plain(), *([bench.ours(OURS, *ROOMY)] if with_ours else [])]
     memory = {}
     for relay in relays:
-        _progress(f"memory of {effort.channels:,} channels, {relay.name}")
+        report.progress(f"memory of {effort.channels:,} channels, {relay.name}")
         memory[relay.name] = bench.memory(relay, effort.channels)
         bench.end(relay)
     return memory
@@ -311,12 +311,6 @@ def run(bench: Bench, effort: Effort, options: argparse.Namespace) -> Figures:
     return Figures(throughput, latency, workers, compare_memory(bench, effort, with_ours))
 
 
-def _progress(text: str) -> None:
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\r\033[K{text}")
-        sys.stderr.flush()
-
-
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="relay", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -340,26 +334,20 @@ def main() -> int:
         with Processes(folder) as processes:
             bench = Bench(processes, folder, options.python)
             figures = run(bench, QUICK if options.quick else FULL, options)
-    _progress("")
+    report.progress("")
     shown = list(sections(figures))
     print("\n\n".join(section.as_text() for section in shown))
     print("\n".join(["", *figures.doubts()]))
     if options.json:
         options.json.write_text(as_json(figures) + "\n")
     if options.write:
-        texts = [conditions("relay", options.python), *(section.as_markdown() for section in shown)]
-        write(options.write, "Relaying", "\n\n".join(texts))
-    failures = figures.failures()
-    if options.check and failures:
-        print("\n".join(["", "Bars not met:", *failures]))
-        return 1
-    return 0
+        texts = [
+            report.conditions("relay", options.python),
+            *(section.as_markdown() for section in shown),
+        ]
+        report.write(options.write, "Relaying", "\n\n".join(texts))
+    return report.status(figures.failures(), options.check)
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except BenchError as error:
-        sys.exit(f"relay: {error}")
+    report.run("relay", main)

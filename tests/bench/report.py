@@ -8,6 +8,9 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Callable, NoReturn, Sequence
+
+from tests.bench.common import BenchError
 
 
 def conditions(bench: str, python: str) -> str:
@@ -34,3 +37,27 @@ def write(file: Path, title: str, text: str) -> None:
         before = f"{before.rstrip()}\n\n## {title}\n\n".lstrip()
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(f"{before}{begin}\n{text}\n{end}{after or chr(10)}")
+
+
+def progress(text: str) -> None:
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\033[K{text}")
+        sys.stderr.flush()
+
+
+def status(failures: Sequence[str], check: bool) -> int:
+    """The exit status: 1 where bars are to be met and were not, which is said."""
+    if not (check and failures):
+        return 0
+    print("\n".join(["", "Bars not met:", *failures]))
+    return 1
+
+
+def run(name: str, main: Callable[[], int]) -> NoReturn:
+    """Ends the process as `main` does."""
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BenchError as error:
+        sys.exit(f"{name}: {error}")
