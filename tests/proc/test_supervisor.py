@@ -415,7 +415,7 @@ def test_the_service_manager_is_told(tmp_path: Path, run: RunScenario) -> None:
         manager.settimeout(PATIENCE)
         process = run("slow", NOTIFY_SOCKET=str(path), WATCHDOG_USEC="400000")
         first = manager.recv(4096).decode().split("\n")
-        assert process.count("about to live") == 1
+        process.wait_event("about to live")
         assert "READY=1" in first and "WATCHDOG=1" in first
         assert "STATUS=leader 1 is well; follower 1.1 is well" in first
         for _ in range(3):
