@@ -28,7 +28,7 @@ from udppunch.proto.limiter import Allowance
 from udppunch.proto.puncher import asking, checks, consent, handshake, registration, registry
 from udppunch.proto.relay.pairing import Outcome
 from udppunch.role import expose as exposing
-from udppunch.wire import control, proxy, puncher, registrar, relay
+from udppunch.wire import control, marks, proxy, puncher, registrar, relay
 from udppunch.wire import expose as expose_wire
 
 ROOT = Path(__file__).parents[1]
@@ -55,7 +55,7 @@ IN_WORDS["use them where they work"] = "False"
 IN_WORDS["one a processor"] = None
 IN_WORDS[f"in {control_socket.FOLDER}"] = None
 
-MARK = puncher.new_mark(bytes(puncher.MARK_RANDOM))
+MARK = marks.new(bytes(marks.RANDOM))
 LOOPBACK = address.pack("127.0.0.1", 9)
 MAGIC = relay.MAGIC.hex(" ").upper()
 RELAY_IDLE = parse.parse_time(config.ROLES["relay"]["idle"].default or "")
@@ -470,8 +470,8 @@ def test_environment_is_the_one_that_is_read(page: str) -> None:
 PROTOCOLS_FIGURES = (
     f"a key has 1 to {puncher.KEY_MAXIMUM}.",
     f"rendezvous's port is {parse.RENDEZVOUS_PORT}.",
-    f"{puncher.MARK_MAGIC.hex(' ').upper()} || version {puncher.MARK_VERSION:02} ||",
-    f"random ({puncher.MARK_RANDOM}) {puncher.MARK_LENGTH} bytes",
+    f"{marks.MAGIC.hex(' ').upper()} || version {marks.VERSION:02} ||",
+    f"random ({marks.RANDOM}) {marks.LENGTH} bytes",
     f"other port (2) {len(puncher.encode(puncher.Ok(MARK, LOOPBACK, 1))) - 1} bytes",
     f"filled up with zeros to {puncher.PADDED} bytes",
     f"mac (16) {control.CONTROL_LENGTH} bytes",

@@ -14,7 +14,7 @@ from tests.standin.application import NumberedClient
 from udppunch import address
 from udppunch.lab import Host, Lab
 from udppunch.proto.puncher.path import CHECK_BURST, CHECK_RATE
-from udppunch.wire import puncher
+from udppunch.wire import marks, puncher
 from udppunch.wire.malformed import Malformed
 
 pytestmark = pytest.mark.usefixtures("lab_permitted")
@@ -53,7 +53,7 @@ def names(victim: Host, *, marked: bool) -> List[puncher.Message]:
     return [
         puncher.Punch(
             address.pack(victim.address, 9000 + number),
-            puncher.new_mark(number.to_bytes(16, "big")) if marked else b"",
+            marks.new(number.to_bytes(16, "big")) if marked else b"",
         )
         for number in range(NAMES)
     ]
@@ -82,7 +82,7 @@ def test_server_spares_a_victim(marked: bool) -> None:
     with Lab("prc", "prc") as lab:
         victim = lab.add_host("core")
         lies = names(victim, marked=marked)
-        own = puncher.new_mark(bytes(16)) if marked else b""
+        own = marks.new(bytes(16)) if marked else b""
 
         def tell(message: puncher.Message) -> Sequence[puncher.Message]:
             told, lies[:] = [puncher.Ok(own), *lies], []

@@ -10,7 +10,7 @@ from tests import program
 from tests.lab.whole_program import FRONT, MEETING, SERVICE, Punched
 from tests.standin.application import Echo, NumberedClient
 from udppunch.lab import Lab
-from udppunch.wire import puncher
+from udppunch.wire import marks, puncher
 
 pytestmark = pytest.mark.usefixtures("lab_permitted")
 
@@ -62,7 +62,7 @@ def test_a_slow_client_holds_up_nobody() -> None:
         assert not punched.echo.foreign([slow, fast]) and not fast.foreign()
 
 
-@pytest.mark.parametrize("mark", [b"", puncher.new_mark(bytes(16))], ids=["original", "ours"])
+@pytest.mark.parametrize("mark", [b"", marks.new(bytes(16))], ids=["original", "ours"])
 def test_clients_that_never_come_hold_up_nobody(mark: bytes) -> None:
     """Introduced, and then silent: as many as there are places at the server."""
     with Lab("prc", "prc") as lab, Punched(lab, serve_options=("--max-paths", "20")) as punched:

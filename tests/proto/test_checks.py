@@ -9,11 +9,11 @@ from udppunch.address import Address
 from udppunch.contract import Endpoint, Route
 from udppunch.proto.limiter import TokenBucket
 from udppunch.proto.puncher.checks import Checks
-from udppunch.wire import puncher
+from udppunch.wire import marks
 from udppunch.wire.control import Control, Kind, Pairing
 
-SERVER_MARK = puncher.new_mark(b"s" * 16)
-CLIENT_MARK = puncher.new_mark(b"c" * 16)
+SERVER_MARK = marks.new(b"s" * 16)
+CLIENT_MARK = marks.new(b"c" * 16)
 PEER = address.pack("203.0.113.101", 5000)
 OTHER = address.pack("203.0.113.101", 6000)
 

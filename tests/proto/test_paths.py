@@ -17,7 +17,7 @@ from udppunch.proto.puncher.clients import Clients
 from udppunch.proto.puncher.mapping import Mapping, why_no_path
 from udppunch.proto.puncher.path import Happening, State, Tools
 from udppunch.proto.puncher.server_path import ServerPath
-from udppunch.wire import puncher
+from udppunch.wire import marks, puncher
 from udppunch.wire.control import Control, Kind, Pairing
 
 KEY = b"key"
@@ -25,8 +25,8 @@ RENDEZVOUS = address.pack("203.0.113.10", 39737)
 SERVER = address.pack("203.0.113.101", 5000)
 CLIENT = address.pack("203.0.113.102", 6000)
 ELSEWHERE = address.pack("203.0.113.66", 6666)
-SERVER_MARK = puncher.new_mark(b"s" * 16)
-CLIENT_MARK = puncher.new_mark(b"c" * 16)
+SERVER_MARK = marks.new(b"s" * 16)
+CLIENT_MARK = marks.new(b"c" * 16)
 
 
 class Outbox:
@@ -109,7 +109,7 @@ def test_a_client_is_up_when_its_check_is_answered() -> None:
 
 @pytest.mark.parametrize(
     "peer,mark",
-    [(ELSEWHERE, SERVER_MARK), (SERVER, puncher.new_mark(b"x" * 16)), (SERVER, b"")],
+    [(ELSEWHERE, SERVER_MARK), (SERVER, marks.new(b"x" * 16)), (SERVER, b"")],
 )
 def test_a_client_is_sent_to_one_server_an_attempt(peer: Address, mark: bytes) -> None:
     end = ClientEnd()

@@ -9,13 +9,13 @@ from udppunch import address
 from udppunch.address import Address
 from udppunch.contract import Endpoint, Lookup, Route
 from udppunch.proto.puncher.presence import Presence
-from udppunch.wire import puncher
+from udppunch.wire import marks, puncher
 
 RENDEZVOUS = address.pack("203.0.113.10", 39737)
 SEEN = address.pack("203.0.113.101", 5000)
 CLIENT = address.pack("203.0.113.102", 6000)
-OWN = puncher.new_mark(b"s" * 16)
-THEIRS = puncher.new_mark(b"r" * 16)
+OWN = marks.new(b"s" * 16)
+THEIRS = marks.new(b"r" * 16)
 
 
 class Outbox:

@@ -6,10 +6,10 @@ from typing import List, Tuple
 
 from udppunch.proto.puncher import registration
 from udppunch.proto.puncher.registration import Registration, State
-from udppunch.wire import puncher
+from udppunch.wire import marks
 
-MARK = puncher.new_mark(b"s" * 16)
-RENDEZVOUS = puncher.new_mark(b"r" * 16)
+MARK = marks.new(b"s" * 16)
+RENDEZVOUS = marks.new(b"r" * 16)
 
 
 def until(subject: Registration, start: float, end: float) -> List[Tuple[float, str]]:
@@ -40,7 +40,7 @@ def test_it_registers_again_every_ten_seconds_which_is_no_news() -> None:
     sent = until(subject, 0.1, 10.2)
     assert "Server" in [name for _, name in sent]
     assert not subject.heard_ok(RENDEZVOUS, 10.3)
-    assert subject.heard_ok(puncher.new_mark(b"x" * 16), 20.0), "another rendezvous is news"
+    assert subject.heard_ok(marks.new(b"x" * 16), 20.0), "another rendezvous is news"
 
 
 def test_silence_is_noticed_after_three_seconds() -> None:

@@ -12,11 +12,11 @@ from udppunch.address import Address
 from udppunch.contract import Endpoint, Route
 from udppunch.proto.puncher import registry
 from udppunch.proto.puncher.registry import Registered, Registry
-from udppunch.wire import puncher
+from udppunch.wire import marks
 
 ENDPOINT = Endpoint("rendezvous", address.ANY_IPV4)
-MARK = puncher.new_mark(b"1" * 16)
-OTHER = puncher.new_mark(b"2" * 16)
+MARK = marks.new(b"1" * 16)
+OTHER = marks.new(b"2" * 16)
 
 
 def at(number: int) -> Address:

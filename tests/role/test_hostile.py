@@ -12,7 +12,7 @@ from tests.virtual.world import KEY, MEETING, PORT, World
 from udppunch import address
 from udppunch.address import Address
 from udppunch.proto.puncher.path import CHECK_BURST, CHECK_RATE
-from udppunch.wire import puncher
+from udppunch.wire import marks, puncher
 from udppunch.wire.control import CONTROL_LENGTH, Control, Kind, Pairing
 
 RENDEZVOUS = address.pack(MEETING, PORT)
@@ -21,7 +21,7 @@ ATTACKER = address.pack("203.0.113.66", 6666)
 
 
 def mark(number: int) -> bytes:
-    return puncher.new_mark(number.to_bytes(16, "big"))
+    return marks.new(number.to_bytes(16, "big"))
 
 
 class Liar:

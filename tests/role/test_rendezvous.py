@@ -16,9 +16,9 @@ from udppunch.address import Address
 from udppunch.config.roles import RendezvousConfig
 from udppunch.proto.puncher import registry
 from udppunch.role.rendezvous import Rendezvous
-from udppunch.wire import puncher
+from udppunch.wire import marks, puncher
 
-MARK = puncher.new_mark(b"m" * 16)
+MARK = marks.new(b"m" * 16)
 HOSTILE = list(attacker.datagrams(3, 2000, key=KEY.decode()))
 
 
@@ -57,7 +57,7 @@ def test_nothing_marked_gets_more_than_it_sent(key: bytes) -> None:
     for number, message in enumerate(
         (
             puncher.Server(key, MARK),
-            puncher.Server(key, puncher.new_mark(b"o" * 16)),
+            puncher.Server(key, marks.new(b"o" * 16)),
             puncher.Client(key, MARK),
             puncher.Client(b"another", MARK),
             puncher.KeepAlive(MARK),
@@ -143,7 +143,7 @@ def test_a_flood_from_next_door_does_not_lock_out_who_is_registered() -> None:
 
 def test_each_end_hears_of_the_other_and_where_it_is_seen() -> None:
     meeting = Meeting()
-    theirs = puncher.new_mark(b"c" * 16)
+    theirs = marks.new(b"c" * 16)
     ((_, ok),) = meeting.say(4000, puncher.Server(KEY, MARK))
     assert puncher.decode(ok).seen == at(4000)  # type: ignore[union-attr]
     told = dict(meeting.say(5000, puncher.Client(KEY, theirs)))
@@ -156,7 +156,7 @@ def test_a_restarted_client_on_its_old_port_is_introduced_by_its_new_mark() -> N
     meeting = Meeting()
     meeting.say(4000, puncher.Server(KEY, MARK))
     for letter in (b"1", b"2"):
-        mark = puncher.new_mark(letter * 16)
+        mark = marks.new(letter * 16)
         told = dict(meeting.say(5000, puncher.Client(KEY, mark)))
         assert puncher.decode(told[at(4000)]).mark == mark
         meeting.network.run(0.5)
@@ -173,7 +173,7 @@ def test_no_mark_goes_where_none_came_from() -> None:
 def test_a_server_that_died_gives_way_and_its_key_is_forgotten() -> None:
     meeting = Meeting()
     meeting.say(4000, puncher.Server(KEY, MARK))
-    other = puncher.Server(KEY, puncher.new_mark(b"o" * 16))
+    other = puncher.Server(KEY, marks.new(b"o" * 16))
     taken = puncher.encode(puncher.Error(puncher.Refusal.DUPLICATE_KEY))
     assert meeting.say(4001, other) == [(at(4001), taken)]
     meeting.network.run(registry.GIVES_WAY)

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from udppunch.address import Address
-from udppunch.wire import puncher
+from udppunch.wire import marks, puncher
 from udppunch.wire.control import CONTROL_LENGTH, Control, Kind, Pairing
 from udppunch.wire.malformed import Malformed
 
-SERVER_MARK = puncher.new_mark(b"s" * 16)
-CLIENT_MARK = puncher.new_mark(b"c" * 16)
+SERVER_MARK = marks.new(b"s" * 16)
+CLIENT_MARK = marks.new(b"c" * 16)
 
 
 def pair(key: bytes = b"key", other: bytes = b"key") -> Tuple[Pairing, Pairing]:

@@ -12,27 +12,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from udppunch import address
-from udppunch.wire import puncher
+from udppunch.wire import marks, puncher
 from udppunch.wire.malformed import Malformed
 
 VECTORS = yaml.safe_load((Path(__file__).parents[1] / "vectors.yaml").read_text())["puncher"]
-MARK = puncher.new_mark(bytes(range(16)))
+MARK = marks.new(bytes(range(16)))
 
 keys = (
     st.text(min_size=1, max_size=puncher.KEY_MAXIMUM)
     .map(str.encode)
     .filter(lambda key: len(key) <= puncher.KEY_MAXIMUM)
 )
-marks = st.just(b"") | st.binary(min_size=16, max_size=16).map(puncher.new_mark)
+some_marks = st.just(b"") | st.binary(min_size=16, max_size=16).map(marks.new)
 peers = st.binary(min_size=6, max_size=6).map(address.Address)
 messages = st.one_of(
-    st.builds(puncher.Client, keys, marks),
-    st.builds(puncher.Server, keys, marks),
-    st.builds(puncher.Error, st.sampled_from(puncher.Refusal), marks),
-    st.builds(puncher.Handshake, st.sampled_from((1, 2, 3)), marks),
-    st.builds(puncher.Punch, peers, marks),
-    st.builds(puncher.KeepAlive, marks),
-    st.builds(puncher.Ok, marks),
+    st.builds(puncher.Client, keys, some_marks),
+    st.builds(puncher.Server, keys, some_marks),
+    st.builds(puncher.Error, st.sampled_from(puncher.Refusal), some_marks),
+    st.builds(puncher.Handshake, st.sampled_from((1, 2, 3)), some_marks),
+    st.builds(puncher.Punch, peers, some_marks),
+    st.builds(puncher.KeepAlive, some_marks),
+    st.builds(puncher.Ok, some_marks),
 )
 
 
@@ -73,7 +73,7 @@ def test_bytes_behind_a_message_mean_nothing(message: puncher.Message, tail: byt
     assert type(decoded) is type(message)
     if message.mark:
         assert decoded.mark == message.mark
-    elif not tail.startswith(puncher.MARK_PREFIX):
+    elif not tail.startswith(marks.PREFIX):
         assert decoded == message
 
 

@@ -18,7 +18,7 @@ from udppunch.contract import Burst, Endpoint, Lookup, Outbox, Route
 from udppunch.notices import TRACE, Notices, event
 from udppunch.proto.limiter import Limiter, TokenBucket
 from udppunch.proto.puncher.registry import Introduction, Registered, Registry
-from udppunch.wire import puncher
+from udppunch.wire import marks, puncher
 from udppunch.wire.malformed import Malformed
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class Rendezvous:
     ) -> None:
         self.counters: "Counter[str]" = Counter()
         self._outbox = outbox
-        self._mark = puncher.new_mark(random(puncher.MARK_RANDOM))
+        self._mark = marks.new(random(marks.RANDOM))
         self._registry = Registry(config.max_keys)
         self._limiter = Limiter(config.rate, 2 * config.rate)
         self._notices = Notices(log)

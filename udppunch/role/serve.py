@@ -27,7 +27,7 @@ from udppunch.proto.puncher.path import CHECK_BURST, CHECK_RATE, Happening, Stat
 from udppunch.proto.puncher.presence import Presence
 from udppunch.proto.puncher.server_path import ServerPath
 from udppunch.proto.timers import Timers
-from udppunch.wire import puncher
+from udppunch.wire import marks, puncher
 from udppunch.wire.malformed import Malformed
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class Serve:
         self.counters: "Counter[str]" = Counter()
         self._config = config
         self._outbox = outbox
-        self._mark = puncher.new_mark(random(puncher.MARK_RANDOM))
+        self._mark = marks.new(random(marks.RANDOM))
         self._forward = Destination(config.forward, outbox)
         self._presence = Presence(
             config.rendezvous, config.key, self._mark, config.bind, outbox, self.counters

@@ -1,6 +1,6 @@
 """Control datagrams of a path between two of our own ends, told apart from payload by a token.
 
-The ends share HMAC-SHA-256(key, server's mark ‖ client's mark), marks as in `puncher`. Its first
+The ends share HMAC-SHA-256(key, server's mark ‖ client's mark), marks as in `marks`. Its first
 half is the token that each control datagram of the path starts with; its second half never
 leaves the host, and proves that the sender knows the key.
 
@@ -23,8 +23,9 @@ import hmac
 from dataclasses import dataclass
 
 from udppunch.address import ANY_IPV4, Address
+from udppunch.wire import marks
 from udppunch.wire.malformed import Malformed
-from udppunch.wire.puncher import HANDSHAKE_FIRST_BYTE, MARK_LENGTH
+from udppunch.wire.puncher import HANDSHAKE_FIRST_BYTE
 
 TOKEN_LENGTH = 16
 TRANSACTION_LENGTH = 8
@@ -34,7 +35,7 @@ _ADDRESS = slice(_TRANSACTION.stop, _TRANSACTION.stop + 6)
 _MAC = slice(_ADDRESS.stop, _ADDRESS.stop + 16)
 CONTROL_LENGTH = _MAC.stop
 _FROM_CLIENT = 0x80
-_HANDSHAKE_LENGTH = 2 + MARK_LENGTH
+_HANDSHAKE_LENGTH = 2 + marks.LENGTH
 
 
 class Kind(enum.IntEnum):

@@ -11,15 +11,9 @@ Messages are postcard enums (see `postcard`). IPv4 only.
     05                    Ok                      rendezvous to server: registered
 
 Bytes behind a message mean nothing to p2p_udp_puncher, whose protocol this is. Our own ends
-put a mark there, by which they know each other:
-
-    F0 75 70 70 ‖ version(1) ‖ random(16)         mark, 21 bytes
-    a b c d ‖ port(2) ‖ port(2)                   in the rendezvous's Ok and Punch alone: the
-                                                  address it saw the receiver at, and another
-                                                  port of its own
-
-A KeepAlive with a mark is a question, and Ok the answer. Asked at the rendezvous's other port, it
-tells an end whether its NAT uses one port for all destinations.
+put a mark there (see `marks`), and the rendezvous behind its Ok and Punch what it has to add.
+A KeepAlive with a mark is a question, and Ok the answer. Asked at the rendezvous's other port,
+it tells an end whether its NAT uses one port for all destinations.
 
 A server keeps its mark for as long as its process lives, a client keeps one for each path, over
 all attempts at it. A marked request is filled up with zeros to `PADDED`, so that no answer is
@@ -33,18 +27,11 @@ from dataclasses import dataclass
 from typing import Optional, Tuple, Union
 
 from udppunch.address import Address, is_ipv4
-from udppunch.wire import postcard
+from udppunch.wire import marks, postcard
 from udppunch.wire.malformed import Malformed
 
 KEY_MAXIMUM = 126  # bytes; the peers' control buffer is 128
-MARK_MAGIC = b"\xf0upp"
-MARK_VERSION = 1
-MARK_PREFIX = MARK_MAGIC + bytes([MARK_VERSION])
-MARK_RANDOM = 16
-MARK_LENGTH = len(MARK_PREFIX) + MARK_RANDOM
-_SEEN_LENGTH = 6
-_OTHER_PORT_LENGTH = 2
-PADDED = 9 + MARK_LENGTH + _SEEN_LENGTH + _OTHER_PORT_LENGTH  # the longest Punch
+PADDED = 9 + marks.LONGEST  # the longest Punch
 
 _CLIENT, _SERVER, _ERROR, _PUNCH, _KEEPALIVE, _OK = range(6)
 _PUNCH_TURN = 3
@@ -109,30 +96,21 @@ class Ok:
 Message = Union[Client, Server, Error, Handshake, Punch, KeepAlive, Ok]
 
 
-def new_mark(random: bytes) -> bytes:
-    """The mark with these 16 random bytes."""
-    if len(random) != MARK_RANDOM:
-        raise ValueError(f"a mark takes {MARK_RANDOM} random bytes, not {len(random)}")
-    return MARK_PREFIX + random
-
-
 def encode(message: Message) -> bytes:
     """The datagram. Raises ValueError for a key or an address that the wire can't carry."""
     body = _encode_body(message)
     if not message.mark:
         return body
+    if isinstance(message, (Punch, Ok)):
+        return body + marks.encode(marks.Marked(message.mark, message.seen, message.other_port))
     body += message.mark
-    if isinstance(message, (Client, Server, KeepAlive)):
-        return body.ljust(PADDED, b"\0")
-    if isinstance(message, (Punch, Ok)) and message.seen is not None:
-        return body + message.seen + message.other_port.to_bytes(_OTHER_PORT_LENGTH, "big")
-    return body
+    return body.ljust(PADDED, b"\0") if isinstance(message, (Client, Server, KeepAlive)) else body
 
 
 def decode(data: bytes) -> Message:
     """The message at the start of a datagram. Raises Malformed."""
     message, end = _decode_body(data)
-    mark, seen, other_port = _decode_mark(data, end)
+    mark, seen, other_port = marks.decode(data, end)
     if not mark:
         return message
     if isinstance(message, Punch):
@@ -203,16 +181,3 @@ def _decode_punch(data: bytes) -> Tuple[Message, int]:
         raise Malformed("address is cut short")
     port, end = postcard.decode_u16(data, start + _IPV4_LENGTH)
     return Punch(Address(ip + port.to_bytes(2, "big"))), end
-
-
-def _decode_mark(data: bytes, start: int) -> Tuple[bytes, Optional[Address], int]:
-    """What stands behind the message; anything that is not a mark of ours means nothing."""
-    end = start + MARK_LENGTH
-    mark = bytes(data[start:end])
-    if len(mark) != MARK_LENGTH or not mark.startswith(MARK_PREFIX):
-        return b"", None, 0
-    seen = bytes(data[end : end + _SEEN_LENGTH])
-    if len(seen) != _SEEN_LENGTH or not any(seen):
-        return mark, None, 0
-    end += _SEEN_LENGTH
-    return mark, Address(seen), int.from_bytes(data[end : end + _OTHER_PORT_LENGTH], "big")

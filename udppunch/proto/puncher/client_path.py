@@ -23,7 +23,7 @@ from udppunch.proto.puncher.consent import earliest
 from udppunch.proto.puncher.handshake import ClientHandshake
 from udppunch.proto.puncher.mapping import Explanation, Mapping
 from udppunch.proto.puncher.path import Happening, Path, State, Tools
-from udppunch.wire import puncher
+from udppunch.wire import marks, puncher
 from udppunch.wire.control import Pairing
 from udppunch.wire.malformed import Malformed
 
@@ -61,7 +61,7 @@ class ClientPath(Path):
     ) -> None:
         super().__init__(tools, now)
         self.to_application = to_application
-        self.mark = puncher.new_mark(tools.random(puncher.MARK_RANDOM))
+        self.mark = marks.new(tools.random(marks.RANDOM))
         self.mapping = Mapping()
         self.sought_since = now
         self._up_since = now
