@@ -79,6 +79,9 @@ class Relay:
         self._own: List[Address] = []
         self._listening = False
         self._asking = False  # a registrar that answers while it is asked is in this process
+        # Known peers that may leave for another channel, and when they said so. The first that
+        # comes to it may tell them sooner than the registrar was heard.
+        self._leaving: Dict[Address, float] = {}
         self._unreported: List[_Flow] = []
         self._ended: List[_Flow] = []  # some of what they carried may wait to be sent yet
         self._next_report: Optional[float] = None
@@ -87,6 +90,7 @@ class Relay:
     def configure(self, config: RelayConfig) -> None:
         """The secret and the limits, at first or anew; flows keep the limits they came with."""
         self._secret = config.secret
+        self._idle = config.idle
         self._limiter = Limiter(config.handshake_rate, 2 * config.handshake_rate)
         self._allowance = Allowance(config.rate, config.bandwidth / 8)
 
@@ -137,7 +141,7 @@ class Relay:
         flow = self._flows.get(burst.source)
         view, segment = burst.view, burst.segment
         octets = len(view)
-        if flow is None:
+        if flow is None or self._leaving:
             # A peer may know sooner than this worker: from the handshake that another one sent it.
             self._hear()
             flow = self._flows.get(burst.source)
@@ -165,6 +169,8 @@ class Relay:
     def receive_batch(self, batch: Batch, now: float) -> None:
         """What is plain payload of a known peer, without a detour for each datagram."""
         flows, begin = self._flows, self._outbox.begin
+        if self._leaving:
+            self._hear()
         for index, (source, piece, start) in enumerate(
             zip(batch.sources, batch.pieces, batch.words)
         ):
@@ -201,6 +207,9 @@ class Relay:
                 self._count(flow)
         for at in range(0, len(entries), registrar.MOST_ENTRIES):
             self._ask(Activity(entries[at : at + registrar.MOST_ENTRIES]), now)
+        for source, said in list(self._leaving.items()):
+            if now >= said + self._idle:
+                del self._leaving[source]
         slices = -(-len(self._flows) // _REPORTED_AT_ONCE) or 1
         self._next_report = now + _REPORT / slices
 
@@ -223,6 +232,7 @@ class Relay:
         told = message.flow
         if told.destination.listener >= len(self._endpoints):
             return  # a registrar of other listening addresses
+        self._leaving.pop(told.source.address, None)
         known = self._flows.get(told.source.address)
         if known is not None:
             self._ended.append(known)
@@ -252,13 +262,15 @@ class Relay:
         """A burst of a known peer that may move to another channel in its midst."""
         for datagram in burst.datagrams():
             before = self._flows.get(burst.source)
-            if before is None or self._may_leave(before, datagram):
-                refusal = self._handshake(burst, datagram, before, now)
-                if before is None and refusal:
-                    self._drop(refusal, 1, burst.source, now)
+            asks = before is None or self._may_leave(before, datagram)
+            refusal = self._handshake(burst, datagram, before, now) if asks else ""
+            if before is None and refusal:
+                self._drop(refusal, 1, burst.source, now)
             flow = self._flows.get(burst.source)
             # A handshake that moved the peer was sent along with the answer.
             if flow is not None and flow is before:
+                if asks and not refusal:
+                    self._leaving[burst.source] = now
                 octets = len(datagram)
                 flow.datagrams_left -= 1
                 flow.octets_left -= octets
