@@ -23,7 +23,8 @@ from udppunch.probe import statistics
 from udppunch.proc import control as control_socket
 from udppunch.proc import supervisor
 from udppunch.proto import destination
-from udppunch.proto.expose import access, admission, cookie, eviction, keepalives, tags
+from udppunch.proto import cookie
+from udppunch.proto.expose import access, admission, eviction, keepalives, tags
 from udppunch.proto.limiter import Allowance
 from udppunch.proto.puncher import asking, checks, consent, handshake, registration, registry
 from udppunch.proto.relay.pairing import Outcome

@@ -82,6 +82,8 @@ def _run(name: str, parsed: Dict[str, Any], environment: Mapping[str, str]) -> i
         from udppunch import stats
 
         return stats.run(parsed, environment)
+    if name in config.TALKS:
+        return _talk(name, parsed, environment)
     from udppunch.proc import daemon
 
     roles, process = _configuration(name, parsed, environment)
@@ -92,18 +94,38 @@ def _run(name: str, parsed: Dict[str, Any], environment: Mapping[str, str]) -> i
     return 0
 
 
+def _talk(name: str, parsed: Mapping[str, Any], environment: Mapping[str, str]) -> int:
+    """What people do themselves, at a terminal or in a script."""
+    raw, settings = _apart(parsed)
+    talk = config.talk_config(name, raw)
+    process = config.process_config(settings, environment)
+    logs.set_up(process.log_level, process.log_json, environment)
+    if name == "peer":
+        from udppunch.proc import pipe
+
+        return pipe.run(talk, process)
+    from udppunch.proc import chat
+
+    return chat.run(talk, process, environment)
+
+
+def _apart(parsed: Mapping[str, Any]) -> Tuple[Dict[str, Any], Dict[str, Any]]:
+    """The settings of the command, and those of the process as far as they are given."""
+    raw = dict(parsed)
+    settings = {key: raw.pop(key) for key in config.PROCESS if key in raw}
+    return raw, {key: value for key, value in settings.items() if value not in (None, False)}
+
+
 def _configuration(
     name: str, parsed: Mapping[str, Any], environment: Mapping[str, str]
 ) -> Tuple[List[Tuple[str, Any]], ProcessConfig]:
     """The roles, each with its configuration, and the process's."""
-    raw = dict(parsed)
-    settings = {key: raw.pop(key) for key in config.PROCESS if key in raw}
-    settings = {key: value for key, value in settings.items() if value not in (None, False)}
+    raw, settings = _apart(parsed)
     if name == "run":
         roles, of_file = config.load_file(raw["file"], environment)
         settings = {**of_file, **settings}
     else:
-        roles = [(name, config.role_config(name, raw, environment))]
+        roles = config.parts(name, config.role_config(name, raw, environment))
     return roles, config.process_config(settings, environment)
 
 
@@ -151,7 +173,7 @@ def _parse(name: str, words: List[str]) -> Optional[Dict[str, Any]]:
         if word not in (name, "--help"):
             parsed[word.lstrip("-").lower()] = value
     # A default that says in words what happens is for people; the setting has its own.
-    settings = {**config.ROLES.get(name, {}), **config.PROCESS}
+    settings = {**config.ROLES.get(name, {}), **config.TALKS.get(name, {}), **config.PROCESS}
     given = [word.split("=")[0] for word in _before_dashes(words) if word.startswith("-")]
     for option in _options(text):
         key = option.name.lstrip("-")

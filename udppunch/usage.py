@@ -12,9 +12,12 @@ Usage:
   udppunch --help | --version
 
 Commands:
-  rendezvous  introduce clients and servers to each other; on a public host (alias: turn)
+  rendezvous  introduce clients and servers, or peers, to each other; on a public host (alias:
+              turn)
   serve       offer a UDP service behind a NAT to all who have the key (alias: server)
   connect     reach such a service through a local port (alias: client)
+  peer        be a pipe to another peer, who is known by name
+  chat        talk, encrypted, with somebody who is known by id
   relay       carry datagrams between two peers that say the same id
   helper      publish firewalled UDP services; on a public host
   expose      make a helper publish a UDP service that stands behind a firewall
@@ -27,10 +30,14 @@ Commands:
 `udppunch udpexposer` takes that program's own options.
 """
 
-_PROCESS = """\
+_LOG = """\
   --log-level LEVEL   trace, debug, info, warning or error; also UDPPUNCH_LOG [default: info]
   --log-json          log lines as JSON objects [default: off]
   --no-offload        do without UDP_GRO and UDP_SEGMENT [default: use them where they work]
+"""
+
+_PROCESS = f"""\
+{_LOG}\
   --control SOCKET    answer udppunch stats there, or none [default: in /run/udppunch]
   --metrics ADDRESS   serve metrics for Prometheus there, over HTTP [default: none]
   -h --help           print this
@@ -44,15 +51,17 @@ _PATHS = """\
 """
 
 _RENDEZVOUS = f"""\
-Introduce clients and servers to each other; on a host that all of them can reach.
+Introduce clients and servers to each other, or peers; on a host that all of them can reach.
 
 Usage:
   udppunch rendezvous [options] [LISTEN...]
 
-LISTEN is host:port or :port, 0.0.0.0:39737 if none is given.
+LISTEN is host:port or :port, 0.0.0.0:39737 if none is given and neither --holepunch nor --chat.
 
 Options:
-  --max-keys N        keys offered at once [default: 10000]
+  --holepunch ADDRESS  introduce peers by name there, usually :39738 [default: none]
+  --chat ADDRESS      introduce those who chat there, usually :9001 [default: none]
+  --max-keys N        keys offered at once, and as many names and ids [default: 10000]
   --rate N            datagrams a second from one /24, twice that in a burst [default: 500]
 {_PROCESS}"""
 
@@ -80,6 +89,45 @@ KEY is what both sides share: better in a file, since others can see arguments.
 
 Options:
 {_PATHS}{_PROCESS}"""
+
+_PEER = f"""\
+Be a pipe to another peer: what is read here is written there. Both are known by name at SERVER.
+
+Usage:
+  udppunch peer [options] SERVER NAME [REMOTE]
+
+SERVER is host:port; port 39738 may be left out. NAME is this peer's, REMOTE the other one's;
+without it, this peer waits for whoever asks for it.
+
+Options:
+  --raw               each piece that is read is a datagram, sent once [default: a stream]
+  --hello             greet each second, and print what comes [default: off]
+  -w --wait TIME      give up when there was no path for TIME, or none [default: none]
+  -q --quit-after TIME  end so long after the end of input, or none [default: none]
+  --bind ADDRESS      local IPv4 address, :port or both to punch from [default: any]
+  --keepalive TIME    on an idle path, ask each TIME whether it still holds [default: 15s]
+{_LOG}  -h --help           print this
+"""
+
+_CHAT = f"""\
+Talk with somebody, encrypted from end to end: in the terminal, or in the browser with --web.
+
+Usage:
+  udppunch chat [options] SERVER
+
+SERVER is host:port; port 9001 may be left out. Without --name and --peer both are asked for; where
+input is a pipe, it takes --name, and each line is said.
+
+Options:
+  --name NAME         what the other one calls you, 1 to 32 characters [default: asked]
+  --peer ID           the other one's id: 64 hexadecimal digits [default: asked]
+  --history FILE      add to FILE what is said [default: none]
+  --web               a page for the browser, at the address that is printed [default: off]
+  --web-listen ADDRESS  where the page is served [default: 127.0.0.1:8000]
+  --bind ADDRESS      local IPv4 address, :port or both to punch from [default: any]
+  --keepalive TIME    on an idle path, ask each TIME whether it still holds [default: 15s]
+{_LOG}  -h --help           print this
+"""
 
 _RELAY = f"""\
 Carry datagrams, unchanged, between two peers that say the same 128-bit id (udp-relay's protocol).
@@ -248,6 +296,8 @@ COMMANDS: Dict[str, str] = {
     "rendezvous": _RENDEZVOUS,
     "serve": _SERVE,
     "connect": _CONNECT,
+    "peer": _PEER,
+    "chat": _CHAT,
     "relay": _RELAY,
     "helper": _HELPER,
     "expose": _EXPOSE,

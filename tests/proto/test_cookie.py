@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from udppunch import address
 from udppunch.address import Address
-from udppunch.proto.expose import cookie
+from udppunch.proto import cookie
 from udppunch.wire import expose
 
 SECRET = bytes(range(cookie.SECRET))

@@ -6,7 +6,7 @@ from typing import Any, Dict, List, Mapping, Tuple
 
 from udppunch.config.parse import Invalid, nearest, read_text
 from udppunch.config.process import PROCESS
-from udppunch.config.roles import ALIASES, ROLES, role_config
+from udppunch.config.roles import ALIASES, ROLES, parts, role_config
 from udppunch.errors import CommandError, ConfigError
 
 
@@ -40,7 +40,8 @@ def load_file(
     if not isinstance(entries, list) or not entries:
         raise ConfigError(f"{path}: roles is not a list of roles, see udppunch.yaml(5)")
     numbered = enumerate(entries, 1)
-    return [_load_role(path, number, entry, environment) for number, entry in numbered], content
+    loaded = [_load_role(path, number, entry, environment) for number, entry in numbered]
+    return [part for one in loaded for part in parts(*one)], content
 
 
 def _load_role(

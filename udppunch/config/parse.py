@@ -16,11 +16,13 @@ from udppunch import address
 from udppunch.address import Address
 from udppunch.contract import Lookup
 from udppunch.errors import EX_NOHOST, EX_NOINPUT, EX_NOPERM, CommandError, ConfigError
-from udppunch.wire import relay
+from udppunch.wire import chat, holepunch, relay
 from udppunch.wire.expose import NAME_MAXIMUM, TAGS
 from udppunch.wire.puncher import KEY_MAXIMUM
 
 RENDEZVOUS_PORT = 39737
+HOLEPUNCH_PORT = 39738
+CHAT_PORT = 9001
 RELAY_PORT = 6060
 MOST_PROBES = 100
 MOST_WORKERS = 64
@@ -46,6 +48,11 @@ def parse_time(text: str) -> float:
     if not 0 < seconds <= _LONGEST_TIME:
         raise Invalid(f"{text!r} is out of range: more than 0 and at most 365d")
     return seconds
+
+
+def parse_optional_time(text: str) -> Optional[float]:
+    """Seconds, or None for `none`."""
+    return None if text.strip() == "none" else parse_time(text)
 
 
 def parse_count(text: str) -> int:
@@ -125,14 +132,22 @@ def parse_destination(text: str) -> Lookup:
     return Lookup(host or "127.0.0.1", port)
 
 
-def parse_rendezvous(text: str) -> Lookup:
-    host, port = split_address(text, RENDEZVOUS_PORT)
+def parse_rendezvous(text: str, default_port: int = RENDEZVOUS_PORT) -> Lookup:
+    host, port = split_address(text, default_port)
     if ":" in host:
         raise Invalid(
-            f"{text!r} is an IPv6 address, and the puncher protocol carries IPv4 alone: "
+            f"{text!r} is an IPv6 address, and this protocol carries IPv4 alone: "
             "name the rendezvous by its IPv4 address or by a name that has one"
         )
     return Lookup(host or "127.0.0.1", port, ipv4_only=True)
+
+
+def parse_holepunch_server(text: str) -> Lookup:
+    return parse_rendezvous(text, HOLEPUNCH_PORT)
+
+
+def parse_chat_server(text: str) -> Lookup:
+    return parse_rendezvous(text, CHAT_PORT)
 
 
 def parse_listen(text: str) -> Tuple[Address, ...]:
@@ -152,6 +167,10 @@ def parse_listen(text: str) -> Tuple[Address, ...]:
     return tuple(sorted(dict.fromkeys(packed), key=len))
 
 
+def parse_listen_or_none(text: str) -> Tuple[Address, ...]:
+    return () if text.strip() == "none" else parse_listen(text)
+
+
 def parse_listen_dual_stack(text: str) -> Tuple[Address, ...]:
     """Where to listen: `:port` is every address, of IPv6 as of IPv4."""
     host, port = split_address(text)
@@ -168,6 +187,34 @@ def parse_name(text: str) -> str:
     if len(name.encode()) > NAME_MAXIMUM or not name.isprintable() or set(name) & set("=,"):
         raise Invalid(f"{text!r} is not a name: at most {NAME_MAXIMUM} bytes, without = and comma")
     return name
+
+
+def parse_peer_name(text: str) -> str:
+    """The name of a peer, as the holepunch protocol carries it."""
+    try:
+        holepunch.check_name(text)
+    except UnicodeEncodeError:
+        raise Invalid(f"{text!r} is not UTF-8 text") from None
+    except ValueError as error:
+        raise Invalid(f"{text!r}: {error}") from None
+    return text
+
+
+def parse_chat_name(text: str) -> str:
+    """What a chat's peer is called by."""
+    try:
+        chat.check_name(text)
+    except ValueError as error:
+        raise Invalid(f"{text!r}: {error}") from None
+    return text
+
+
+def parse_peer_id(text: str) -> str:
+    """A chat's peer's id."""
+    try:
+        return chat.check_id(text)
+    except ValueError as error:
+        raise Invalid(f"{text!r}: {error}") from None
 
 
 def parse_names(text: str) -> Tuple[Tuple[str, Address], ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 from udppunch import address
 from udppunch.address import Address
@@ -22,8 +22,26 @@ PASSWORD_VARIABLE = "UDPPUNCH_PASSWORD"
 
 @dataclass(frozen=True)
 class RendezvousConfig:
+    """`holepunch` and `chat`: where these protocols are spoken, if at all."""
+
     listen: Tuple[Address, ...]
+    holepunch: Tuple[Address, ...]
+    chat: Tuple[Address, ...]
     max_keys: int
+    rate: float
+
+
+@dataclass(frozen=True)
+class HolepunchConfig:
+    listen: Tuple[Address, ...]
+    max_names: int
+    rate: float
+
+
+@dataclass(frozen=True)
+class ChatServerConfig:
+    listen: Tuple[Address, ...]
+    max_ids: int
     rate: float
 
 
@@ -128,6 +146,8 @@ _PATH_SETTINGS = {
 ROLES: Dict[str, Dict[str, Setting]] = {
     "rendezvous": {
         "listen": Setting(parse.parse_listen, f"0.0.0.0:{RENDEZVOUS_PORT}", plural=True),
+        "holepunch": Setting(parse.parse_listen_or_none, "none", plural=True),
+        "chat": Setting(parse.parse_listen_or_none, "none", plural=True),
         "max-keys": Setting(parse.parse_count, "10000"),
         "rate": Setting(parse.parse_count, "500"),
     },
@@ -199,6 +219,8 @@ _CONFIGS: Dict[str, Callable[..., Any]] = {
 def role_config(role: str, raw: Mapping[str, Any], environment: Mapping[str, str]) -> Any:
     """The role's configuration. Raises Invalid, which names the setting, and CommandError."""
     values = parse_all(ROLES[role], raw)
+    if role == "rendezvous" and not raw.get("listen") and (values["holepunch"] or values["chat"]):
+        values["listen"] = ()
     if "key-file" in values:
         _choose_key(values, environment)
     if "secret-file" in values:
@@ -215,6 +237,21 @@ def role_config(role: str, raw: Mapping[str, Any], environment: Mapping[str, str
         values["workers"] = 0
     values = {name.replace("-", "_"): value for name, value in values.items()}
     return _CONFIGS[role](**values)
+
+
+def parts(role: str, config: Any) -> List[Tuple[str, Any]]:
+    """The roles that a configuration asks for: a rendezvous speaks up to three protocols."""
+    if not isinstance(config, RendezvousConfig):
+        return [(role, config)]
+    most, rate = config.max_keys, config.rate
+    named: List[Tuple[str, Any]] = []
+    if config.listen:
+        named.append((role, config))
+    if config.holepunch:
+        named.append(("holepunch", HolepunchConfig(config.holepunch, most, rate)))
+    if config.chat:
+        named.append(("chat", ChatServerConfig(config.chat, most, rate)))
+    return named
 
 
 def _judge_places(values: Dict[str, Any]) -> None:

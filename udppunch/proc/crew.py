@@ -26,6 +26,7 @@ from udppunch.proc.systemd import Notifier
 from udppunch.proc.ticker import Ticker
 from udppunch.role.connect import Connect
 from udppunch.role.expose import Expose
+from udppunch.role.holepunch import Holepunch
 from udppunch.role.rendezvous import Rendezvous
 from udppunch.role.serve import Serve
 from udppunch.wire import registrar as wire
@@ -33,11 +34,21 @@ from udppunch.wire import registrar as wire
 log = logging.getLogger(__name__)
 
 _STATUS_EACH = 10.0
+
+
+def _chat_server(config: Any, outbox: Outbox, random: Callable[[int], bytes]) -> Role:
+    from udppunch.role.chat_server import ChatServer  # its library is not everybody's
+
+    return ChatServer(config, outbox, random)
+
+
 _ROLES: Dict[str, Callable[[Any, Outbox, Callable[[int], bytes]], Role]] = {
     "rendezvous": Rendezvous,
     "serve": Serve,
     "connect": Connect,
     "expose": Expose,
+    "holepunch": Holepunch,
+    "chat": _chat_server,
 }
 
 

@@ -15,7 +15,8 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Protocol
 from udppunch.config.roles import HelperConfig, RelayConfig
 from udppunch.contract import Outbox, Role
 from udppunch.net.clock import boot_time
-from udppunch.proto.expose import connectees, cookie, figures, tags
+from udppunch.proto import cookie
+from udppunch.proto.expose import connectees, figures, tags
 from udppunch.proto.expose.publishing import Publishing
 from udppunch.proto.expose.service import Memory
 from udppunch.proto.relay.pairing import Limits

@@ -15,8 +15,9 @@ from udppunch import address
 from udppunch.address import Address
 from udppunch.config.roles import RendezvousConfig
 from udppunch.contract import Burst, Endpoint, Lookup, Outbox, Route
-from udppunch.notices import TRACE, Notices, event
-from udppunch.proto.limiter import Limiter, TokenBucket
+from udppunch.notices import Notices, event
+from udppunch.proto.gate import Gate
+from udppunch.proto.limiter import TokenBucket
 from udppunch.proto.puncher.registry import Introduction, Registered, Registry
 from udppunch.wire import marks, puncher
 from udppunch.wire.malformed import Malformed
@@ -38,7 +39,7 @@ class Rendezvous:
         self._outbox = outbox
         self._mark = marks.new(random(marks.RANDOM))
         self._registry = Registry(config.max_keys)
-        self._limiter = Limiter(config.rate, 2 * config.rate)
+        self._gate = Gate(config.rate, _LONGEST, self.counters, log)
         self._notices = Notices(log)
         # Whoever has a key of his own can have clients of it introduced as often as he likes.
         self._lines = TokenBucket(_LINES_RATE, _LINES_BURST)
@@ -50,7 +51,6 @@ class Rendezvous:
         self._other = Endpoint(
             "other port", address.with_port(config.listen[0], 0), asked_address=True
         )
-        self._own: List[Address] = []
         self._next_sweep: Optional[float] = None
 
     def start(self, now: float) -> None:
@@ -60,7 +60,7 @@ class Rendezvous:
 
     def opened(self, endpoint: Endpoint, now: float) -> None:
         assert endpoint.local is not None
-        self._own.append(endpoint.local)
+        self._gate.own.append(endpoint.local)
         if endpoint is self._other:
             return
         where = address.text(endpoint.local)
@@ -77,17 +77,15 @@ class Rendezvous:
 
     def receive(self, burst: Burst, now: float) -> None:
         for datagram in burst.datagrams():
-            reason = self._refuse(burst, datagram, now)
-            if reason:
-                self._drop(reason, burst.source, now)
+            if self._gate.refuses(burst, datagram, self._registry.knows(burst.source), now):
                 continue
             try:
                 message = puncher.decode(bytes(datagram))
             except Malformed as error:
-                self._drop(f"malformed ({error})", burst.source, now)
+                self._gate.drop(f"malformed ({error})", burst.source, now)
                 continue
             if message.mark and len(datagram) < puncher.PADDED:
-                self._drop("shorter than its answer", burst.source, now)
+                self._gate.drop("shorter than its answer", burst.source, now)
                 continue
             self._answer(message, burst, now)
 
@@ -107,27 +105,12 @@ class Rendezvous:
     def gauges(self) -> Dict[str, int]:
         return {"keys": len(self._registry)}
 
-    def _refuse(self, burst: Burst, datagram: memoryview, now: float) -> str:
-        """Why a datagram is not even looked at: length, family, source, then its rate."""
-        source = burst.source
-        if not 0 < len(datagram) <= _LONGEST:
-            return "length"
-        if not address.is_ipv4(source):
-            return "not IPv4"
-        if address.port(source) in address.ANSWERING_PORTS or source in self._own:
-            return "source port"
-        # Who is known has a share of its own, which a flood from next door does not use up.
-        party = bytes(source) if self._registry.knows(source) else address.prefix(source)
-        if not self._limiter.allows(party, now):
-            return "rate"
-        return ""
-
     def _answer(self, message: puncher.Message, burst: Burst, now: float) -> None:
         if isinstance(message, puncher.KeepAlive) and message.mark:
             route = Route(burst.endpoint, burst.source, burst.local)
             self._send(route, puncher.Ok(self._mark, burst.source, self._other_port))
         elif burst.endpoint is self._other:
-            self._drop("not for this port", burst.source, now)
+            self._gate.drop("not for this port", burst.source, now)
         elif isinstance(message, puncher.KeepAlive):
             self._keepalive(burst, now)
         elif isinstance(message, puncher.Server):
@@ -136,7 +119,7 @@ class Rendezvous:
             self._introduce(message, burst, now)
         else:
             # What a rendezvous says itself: answering an answer would start a loop.
-            self._drop("not a request", burst.source, now)
+            self._gate.drop("not a request", burst.source, now)
 
     def _keepalive(self, burst: Burst, now: float) -> None:
         self.counters["keepalives"] += 1
@@ -206,8 +189,3 @@ class Rendezvous:
 
     def _send(self, route: Route, message: puncher.Message) -> None:
         self._outbox.send(route, puncher.encode(message))
-
-    def _drop(self, reason: str, source: Address, now: float) -> None:
-        self.counters[f"dropped: {reason}"] += 1
-        about = f"dropped a datagram of {address.text(source)}: {reason}"
-        self._notices.say(now, TRACE, "dropped", about, about=reason)

@@ -14,7 +14,7 @@ from typing import Callable, NamedTuple, Optional
 
 from udppunch import address
 from udppunch.address import Address
-from udppunch.proto.expose import cookie
+from udppunch.proto import cookie
 from udppunch.proto.limiter import Limiter
 from udppunch.wire import expose
 from udppunch.wire.expose import Keepalive, Registered, Retry

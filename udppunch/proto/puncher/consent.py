@@ -126,6 +126,28 @@ class LegacyConsent:
         return silence
 
 
+class Silence:
+    """The same for an end that is not ours and says something of itself now and then: it is
+    lost after so many seconds without."""
+
+    __slots__ = ("heard", "sent", "carried", "_patience")
+
+    def __init__(self, patience: float, now: float) -> None:
+        self.heard = now
+        self.sent = now
+        self.carried = now
+        self._patience = patience
+
+    def verdict(self, now: float) -> Verdict:
+        return Verdict.LOST if now >= self.heard + self._patience else Verdict.FINE
+
+    def awake(self, now: float) -> None:
+        """Nothing can be asked any sooner."""
+
+    def deadline(self) -> float:
+        return self.heard + self._patience
+
+
 def earliest(*deadlines: Optional[float]) -> Optional[float]:
     """The first of those that are set."""
     return min((when for when in deadlines if when is not None), default=None)

@@ -20,10 +20,12 @@ from typing import Callable, Optional, Union
 from udppunch.contract import Outbox, Route
 from udppunch.proto.limiter import TokenBucket
 from udppunch.proto.puncher.checks import Candidate, Checks
-from udppunch.proto.puncher.consent import Consent, LegacyConsent, Verdict, earliest
+from udppunch.proto.puncher.consent import Consent, LegacyConsent, Silence, Verdict, earliest
 from udppunch.proto.puncher.waiting import Waiting
 from udppunch.wire.control import TRANSACTION_LENGTH, Control, Kind, Pairing
 from udppunch.wire.malformed import Malformed
+
+AnyConsent = Union[Consent, LegacyConsent, Silence]
 
 _CLOSE_GAP = 0.3
 _CLOSES = 4
@@ -51,6 +53,7 @@ class Happening(enum.Enum):
     PAYLOAD = "payload"
     STALLED = "stalled"
     DOUBTED = "doubted"
+    GREETING = "greeting"
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class Path:
         self.peer: Optional[Route] = None
         self.pairing: Optional[Pairing] = None
         self.checks: Optional[Checks] = None
-        self.consent: Union[Consent, LegacyConsent] = LegacyConsent(now)
+        self.consent: AnyConsent = LegacyConsent(now)
         self.waiting = Waiting()
         self.since = now
         self.settled = False  # a path to an end that is not ours: past its handshakes
@@ -119,11 +122,7 @@ class Path:
             self.checks.settle()
         if self.state is not State.UP:
             carried = self.consent.carried
-            if self.pairing is not None:
-                tools = self._tools
-                self.consent = Consent(tools.keepalive, tools.idle, tools.random, now)
-            else:
-                self.consent = LegacyConsent(now)
+            self.consent = self._new_consent(now)
             self.consent.carried = carried
         self.state = State.UP
         self.settled = False
@@ -197,6 +196,24 @@ class Path:
         return earliest(checks, self.consent.deadline() if self.state is State.UP else None)
 
     # Inner
+
+    def _new_consent(self, now: float) -> AnyConsent:
+        if self.pairing is None:
+            return LegacyConsent(now)
+        tools = self._tools
+        return Consent(tools.keepalive, tools.idle, tools.random, now)
+
+    def _payload(self, route: Route, now: float) -> Optional[Happening]:
+        """Payload of a marked peer, who may send from another address than before."""
+        if self.accepts(route):
+            return Happening.PAYLOAD
+        if self.checks is None or not self.checks.knows(route):
+            return None
+        if self.checks.is_valid(route):
+            self.peer = self.checks.known(route)
+        else:
+            self.checks.pursue(route, now)
+        return Happening.PAYLOAD
 
     def _checked(self, candidate: Candidate, now: float) -> Optional[Happening]:
         raise NotImplementedError

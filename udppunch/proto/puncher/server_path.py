@@ -137,17 +137,6 @@ class ServerPath(Path):
         self.second(puncher.Handshake(2), self.peer, now)
         return True
 
-    def _payload(self, route: Route, now: float) -> Optional[Happening]:
-        if self.accepts(route):
-            return Happening.PAYLOAD
-        if self.checks is None or not self.checks.knows(route):
-            return None
-        if self.checks.is_valid(route):
-            self.peer = self.checks.known(route)
-        else:
-            self.checks.pursue(route, now)
-        return Happening.PAYLOAD
-
     def _checked(self, candidate: Candidate, now: float) -> Optional[Happening]:
         if self.state is State.UP:
             if candidate.valid:

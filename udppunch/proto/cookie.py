@@ -2,8 +2,8 @@
 
     time(2) ‖ mac(6)      seconds, the highest bit clear; HMAC-SHA-256 of time and address
 
-An exposer takes the eight bytes for a number and says it again. Good for ten seconds, for any
-worker of the helper that made it, and for that address alone. The mac is of the whole time, of
+Who is asked for it takes the eight bytes for a number and says it again. Good for ten seconds, for any
+worker that has the same secret, and for that address alone. The mac is of the whole time, of
 which the wire has the last bits.
 """
 

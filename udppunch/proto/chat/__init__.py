@@ -1,0 +1,1 @@
+"""The chat: who is who, what was said, and whether it arrived."""

@@ -1,0 +1,1 @@
+"""Introduction by name: who is registered where, and a peer's side of it."""
