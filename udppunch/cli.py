@@ -98,6 +98,8 @@ def _talk(name: str, parsed: Mapping[str, Any], environment: Mapping[str, str]) 
     """What people do themselves, at a terminal or in a script."""
     raw, settings = _apart(parsed)
     talk = config.talk_config(name, raw)
+    if name == "chat" and not environment.get("UDPPUNCH_LOG"):
+        settings.setdefault("log-level", "error")  # what there is to be said is on the screen
     process = config.process_config(settings, environment)
     logs.set_up(process.log_level, process.log_json, environment)
     if name == "peer":

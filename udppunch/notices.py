@@ -37,17 +37,23 @@ class Notices:
 
     def say(self, now: float, level: int, name: str, sentence: str, *, about: str = "") -> None:
         """Log the event unless the same `name` (and `about`) was said a short while ago."""
+        former = self._said.get(f"{name} {about}")
+        if self.may_say(now, name, about=about):
+            if former is not None and former[1]:
+                sentence = f"{sentence} ({former[1]} more of this kind in between)"
+            event(self._logger, level, name, sentence)
+
+    def may_say(self, now: float, name: str, *, about: str = "") -> bool:
+        """Whether it was not said a short while ago; counts it as said, or as held back."""
         kind = f"{name} {about}"
         said = self._said.get(kind)
         if said is not None and now - said[0] < _QUIET:
             self._said[kind] = (said[0], said[1] + 1)
-            return
-        if said is not None and said[1]:
-            sentence = f"{sentence} ({said[1]} more of this kind in between)"
-        elif said is None and len(self._said) >= _KINDS:
+            return False
+        if said is None and len(self._said) >= _KINDS:
             self._said.popitem(last=False)
         self._said[kind] = (now, 0)
-        event(self._logger, level, name, sentence)
+        return True
 
     def forget(self, name: str, *, about: str = "") -> None:
         """The matter is settled: the next time is worth a line again."""

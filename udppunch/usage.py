@@ -126,7 +126,10 @@ Options:
   --web-listen ADDRESS  where the page is served [default: 127.0.0.1:8000]
   --bind ADDRESS      local IPv4 address, :port or both to punch from [default: any]
   --keepalive TIME    on an idle path, ask each TIME whether it still holds [default: 15s]
-{_LOG}  -h --help           print this
+  --log-level LEVEL   trace, debug, info, warning or error; also UDPPUNCH_LOG [default: error]
+  --log-json          log lines as JSON objects [default: off]
+  --no-offload        do without UDP_GRO and UDP_SEGMENT [default: use them where they work]
+  -h --help           print this
 """
 
 _RELAY = f"""\

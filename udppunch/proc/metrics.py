@@ -8,9 +8,8 @@ import socket
 from typing import Any, Dict, Iterable, Iterator, Optional, Tuple
 
 from udppunch.address import Address
-from udppunch.contract import Endpoint
 from udppunch.errors import EX_UNAVAILABLE, CommandError
-from udppunch.net import sockaddr, socketerrors
+from udppunch.net import tcp
 from udppunch.net.loop import Loop
 from udppunch.net.stream import StreamServer
 from udppunch.proc.statistics import Statistics
@@ -26,15 +25,7 @@ def listen(at: Optional[Address]) -> Iterator[Optional[socket.socket]]:
         yield None
         return
     _require_libraries()
-    family = sockaddr.family(at)
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    with sock:
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind(sockaddr.to_tuple(at, family))
-            sock.listen(16)
-        except OSError as error:
-            raise socketerrors.explain(Endpoint("metrics", at), error) from None
+    with tcp.listen("metrics", at) as sock:
         yield sock
 
 

@@ -53,6 +53,12 @@ class Outgoing(Generic[Message]):
         self._waiting.append((self._last, message))
         return self._last
 
+    @property
+    def oldest(self) -> int:
+        """The first number that is not acknowledged."""
+        waiting = self._waiting[0][0] if self._waiting else self._last + 1
+        return min(self._sent, default=waiting)
+
     def due(self, now: float) -> List[Tuple[int, Message]]:
         """What is to be sent now, for the first time or again."""
         again = [(number, sent) for number, sent in self._sent.items() if sent.due <= now]
@@ -92,8 +98,7 @@ class Outgoing(Generic[Message]):
         return min((sent.due for sent in self._sent.values()), default=None)
 
     def _may_send(self, number: int) -> bool:
-        oldest = next(iter(self._sent), number)
-        return len(self._sent) < self._window and number < oldest + WINDOW
+        return len(self._sent) < self._window and number < self.oldest + WINDOW
 
     def _measure(self, round_trip: float) -> None:
         if self._smoothed is None:
@@ -108,8 +113,8 @@ class Outgoing(Generic[Message]):
 class Incoming(Generic[Message]):
     """What has come, and is to be delivered in order."""
 
-    def __init__(self) -> None:
-        self._next = 1
+    def __init__(self, first: int = 1) -> None:
+        self._next = first
         self._early: Dict[int, Message] = {}
 
     def heard(self, number: int, message: Message) -> bool:

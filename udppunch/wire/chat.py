@@ -21,6 +21,7 @@ Our own ends add fields by which they know each other:
            of the other peer
     nonce  in the server's greeting, for the client to repeat in register, which is sealed then
     seq    in message and ack, which is what answers a message: its number
+    base   in message: the number of the first that was not acknowledged yet
     pad    nothing, so that no answer is longer than its request
 
 The server's establish has the other's publicKey too, and where it saw the receiver as `you`.
@@ -56,7 +57,7 @@ _MOST_SEQ = 1 << 53
 
 @dataclass(frozen=True)
 class Message:
-    """`data` is text or a table of what JSON has. `version` 0 and `seq` 0: not given."""
+    """`data` is text or a table of what JSON has. A number 0: not given."""
 
     type: str
     peer_id: str = ""
@@ -66,6 +67,7 @@ class Message:
     mark: bytes = b""
     nonce: str = ""
     seq: int = 0
+    base: int = 0
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ def encode(message: Message, padded: int = 0) -> bytes:
         "mark": to_base64(message.mark),
         "nonce": message.nonce,
         "seq": message.seq,
+        "base": message.base,
     }
     table.update({name: value for name, value in fields.items() if value})
     encoded = _dump(table)
@@ -112,16 +115,16 @@ def decode(data: bytes) -> Message:
         raise Malformed("not JSON") from None
     if not isinstance(table, dict) or not isinstance(table.get("type"), str):
         raise Malformed("not an object with a type")
-    version, seq = table.get("v"), table.get("seq")
     return Message(
         table["type"],
         _text(table.get("peerID")),
         _text(table.get("error")),
         table.get("data"),
-        version if type(version) is int and version > 0 else 0,
+        _number(table.get("v")),
         _mark(table.get("mark")),
         _text(table.get("nonce")),
-        seq if type(seq) is int and 0 < seq < _MOST_SEQ else 0,
+        _number(table.get("seq")),
+        _number(table.get("base")),
     )
 
 
@@ -220,6 +223,10 @@ def _dump(value: Any) -> bytes:
 
 def _text(value: Any) -> str:
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) else ""
+
+
+def _number(value: Any) -> int:
+    return value if type(value) is int and 0 < value < _MOST_SEQ else 0
 
 
 def _from_base64(text: Any) -> bytes:

@@ -267,6 +267,8 @@ class Meeting:
             self._attempt(now)
         elif self._next_attempt is not None and now >= self._next_attempt:
             self._attempt(now)
+        if self.server.address is None:
+            self.server.look_up(now)
         self._converse(now)
         return happening
 

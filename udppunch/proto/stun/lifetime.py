@@ -1,0 +1,238 @@
+"""How long a NAT, or a firewall, keeps an idle UDP binding: a binary search (RFC 5780, 4.6).
+
+Each trial has a socket of its own, which makes a binding by one request and its answer, and is
+then silent. A binding that carried datagrams both ways for some seconds may be kept for longer;
+whoever sends keepalives before this time is safe with either. What is still there after a while
+is seen in one of two ways:
+
+By RESPONSE-PORT, where the server has it. Another socket asks it to answer to the port of the
+idle binding, from where that binding's own answer came: whatever the NAT filters, the answer
+arrives as long as the binding lives, and nothing is sent that would renew it. Silence counts only
+if that other socket is answered itself.
+
+By the reflexive address, with any other server. The idle socket asks again: another address than
+before proves that the binding was gone. The same one proves nothing by itself, since most NATs
+give a socket the same port again; and the question renews the binding. So the longest time is
+tried first. If the address changes then, this NAT shows when it forgets, and a shorter time with
+no change is one that it remembers for. If it does not, nothing is known, and that is the outcome.
+
+No other message of an ordinary server tells more: inbound it sends only to where it was just
+asked from, and outbound traffic renews what is to be measured.
+
+The times found are of one course of events: a NAT that restarts, or is short of memory, forgets
+sooner.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass, replace
+from typing import Callable, FrozenSet, List, Optional
+
+from udppunch import address
+from udppunch.address import Address
+from udppunch.proto.stun.transactions import Outgoing, Transaction, Transactions
+
+ASKING_SOCKET = 0
+# Four requests, and two seconds for the last one's answer.
+_SILENCE = 5.5
+# Three requests at most: after two seconds both ways a binding is kept for longer by some.
+_OPENS_WITHIN = 2.0
+_MOST_ATTEMPTS = 5
+
+
+class Method(enum.Enum):
+    """How a binding is seen to be there."""
+
+    RESPONSE_PORT = "RESPONSE-PORT"
+    REFLEXIVE_ADDRESS = "reflexive address"
+
+
+class _Verdict(enum.Enum):
+    KEPT = enum.auto()
+    GONE = enum.auto()
+    UNCLEAR = enum.auto()
+
+
+@dataclass(frozen=True)
+class Lifetime:
+    """A binding was still there after `kept` idle seconds, and gone after `gone`.
+
+    `kept` 0: after none that were tried; `gone` None: never. `reason` says why nothing, or no
+    more, was found out; `method` None: not even how to.
+    """
+
+    method: Optional[Method]
+    kept: float = 0.0
+    gone: Optional[float] = None
+    reason: str = ""
+
+
+@dataclass(eq=False)
+class _Trial:
+    """One binding: opened, idle for `wanted` seconds, then asked for. `idle` is for how long it
+    was in truth, `witness` what tells silence of the binding's from silence of the server's."""
+
+    socket: int
+    wanted: float
+    opening: Transaction
+    idle_since: float = 0.0
+    idle: float = 0.0
+    asked: Optional[Transaction] = None
+    witness: Optional[Transaction] = None
+
+    @property
+    def mapped(self) -> Optional[Address]:
+        return self.opening.response.mapped if self.opening.response is not None else None
+
+
+class Discovery:
+    """Seeks the time between `shortest` and `longest`, in seconds, down to `resolution`.
+
+    A socket is to be opened when a number is first used, at any port, not connected, and can be
+    closed when `sockets` does not have it any more. `found` is what is known so far, `outcome`
+    the same at the end. That takes about as long as `shortest`, half a dozen times as long as the
+    lifetime, and `longest` if there is no RESPONSE-PORT.
+    """
+
+    def __init__(
+        self,
+        server: Address,
+        shortest: float,
+        longest: float,
+        resolution: float,
+        random: Callable[[int], bytes],
+    ) -> None:
+        self.found = Lifetime(None)
+        self.outcome: Optional[Lifetime] = None
+        self._server = server
+        self._shortest = shortest
+        self._longest = longest
+        self._resolution = resolution
+        self._transactions = Transactions(random)
+        self._socket = ASKING_SOCKET
+        self._attempts = 0
+        self._trial: Optional[_Trial] = None
+
+    @property
+    def sockets(self) -> FrozenSet[int]:
+        """Those still in use."""
+        if self._trial is None:
+            return frozenset()
+        return frozenset({ASKING_SOCKET, self._trial.socket})
+
+    def start(self, now: float) -> List[Outgoing]:
+        """What is to be sent now, as `receive` and `expire` tell it, too."""
+        self._begin(0.0, now)
+        return self._transactions.due(now)
+
+    def receive(self, data: bytes, source: Address, socket: int, now: float) -> List[Outgoing]:
+        """A datagram came to that socket."""
+        trial = self._trial
+        if trial is not None and socket == trial.socket and source == self._server:
+            trial.idle_since = now  # a belated one too: it may have renewed the binding
+        self._transactions.receive(data, source, socket, now)
+        return self.expire(now)
+
+    def expire(self, now: float) -> List[Outgoing]:
+        if self._trial is not None:
+            self._advance(self._trial, now)
+        return self._transactions.due(now)
+
+    def deadline(self) -> Optional[float]:
+        trial = self._trial
+        if trial is not None and trial.mapped is not None and trial.asked is None:
+            return trial.idle_since + trial.wanted
+        return self._transactions.deadline()
+
+    def _begin(self, wanted: float, now: float) -> None:
+        self._transactions.drop()
+        self._socket += 1
+        opening = self._transactions.begin(self._socket, self._server, now, now + _OPENS_WITHIN)
+        self._trial = _Trial(self._socket, wanted, opening)
+
+    def _advance(self, trial: _Trial, now: float) -> None:
+        if trial.asked is not None:
+            verdict = self._verdict(trial, trial.asked, now)
+            if verdict is not None:
+                self._note(verdict, trial, now)
+        elif trial.mapped is not None:
+            if now >= trial.idle_since + trial.wanted:
+                self._ask(trial, trial.mapped, now)
+        elif trial.opening.over(now):
+            self._again(trial, now)
+
+    def _ask(self, trial: _Trial, mapped: Address, now: float) -> None:
+        """See whether the binding is there; the first time, whether this way of asking works."""
+        trial.idle = now - trial.idle_since
+        begin, until = self._transactions.begin, now + _SILENCE
+        if self.found.method is Method.REFLEXIVE_ADDRESS:
+            trial.asked = begin(trial.socket, self._server, now, until)
+            return
+        port = address.port(mapped)
+        trial.asked = begin(ASKING_SOCKET, self._server, now, until, response_port=port)
+        trial.witness = begin(ASKING_SOCKET, self._server, now, until)
+
+    def _verdict(self, trial: _Trial, asked: Transaction, now: float) -> Optional[_Verdict]:
+        """What the answer says, or its absence; None as long as it may come."""
+        response = asked.response
+        if response is None:
+            if not asked.over(now):
+                return None
+            answered = trial.witness is not None and trial.witness.response is not None
+            return _Verdict.GONE if answered else _Verdict.UNCLEAR
+        if self.found.method is Method.REFLEXIVE_ADDRESS:
+            if response.mapped is None:
+                return _Verdict.UNCLEAR
+            return _Verdict.KEPT if response.mapped == trial.mapped else _Verdict.GONE
+        if response.mapped is None and self.found.method is not None:
+            return _Verdict.UNCLEAR
+        # What comes to the other socket is from a server that does not know RESPONSE-PORT, or
+        # from a NAT that gave the port of the binding to that socket.
+        return _Verdict.KEPT if response.socket == trial.socket else _Verdict.GONE
+
+    def _note(self, verdict: _Verdict, trial: _Trial, now: float) -> None:
+        if verdict is _Verdict.UNCLEAR:
+            self._again(trial, now)
+            return
+        self._attempts = 0
+        found, kept = self.found, verdict is _Verdict.KEPT
+        if found.method is None:
+            method = Method.RESPONSE_PORT if kept else Method.REFLEXIVE_ADDRESS
+            self.found = replace(found, method=method)
+        elif not kept:
+            self.found = replace(found, gone=min(found.gone or trial.idle, trial.idle))
+        elif found.method is Method.REFLEXIVE_ADDRESS and found.gone is None:
+            self._end("the reflexive address stays the same, and RESPONSE-PORT does not work")
+            return
+        else:
+            self.found = replace(found, kept=max(found.kept, trial.idle))
+        wanted = self._wanted()
+        if wanted is not None:
+            self._begin(wanted, now)
+        elif self.found.gone is not None and self.found.kept >= self.found.gone:
+            self._end("a binding was kept for longer than another one")
+        else:
+            self._end("")
+
+    def _wanted(self) -> Optional[float]:
+        """How long the next binding is to be idle; None: enough is known."""
+        method, kept, gone = self.found.method, self.found.kept, self.found.gone
+        if not kept and gone is None:
+            return self._shortest if method is Method.RESPONSE_PORT else self._longest
+        low, high = kept or self._shortest, gone or self._longest
+        # Lifetimes are spread as 30, 60, 120, 300 are: the middle of their logarithms.
+        return math.sqrt(low * high) if high - low > self._resolution else None
+
+    def _again(self, trial: _Trial, now: float) -> None:
+        self._attempts += 1
+        if self._attempts < _MOST_ATTEMPTS:
+            self._begin(trial.wanted, now)
+        else:
+            self._end(f"no sound answer from {address.text(self._server)}")
+
+    def _end(self, reason: str) -> None:
+        self.found = self.outcome = replace(self.found, reason=reason)
+        self._trial = None
+        self._transactions.drop()

@@ -1,0 +1,421 @@
+"""The chat: one person's side of a conversation with a peer who is known by id.
+
+    a Screen ── Chat ── a socket for each attempt ── Internet ── the peer
+
+What is said is sealed with a key that only the two ends have, whose public parts their ids are
+the hashes of: nobody between them, the server included, can read it or stand in for either.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections import Counter, OrderedDict
+from typing import Callable, Dict, Optional, Sequence
+
+from udppunch import address
+from udppunch.address import Address
+from udppunch.config.people import ChatConfig
+from udppunch.contract import Burst, Endpoint, Lookup, Outbox, Route
+from udppunch.notices import Notices, event
+from udppunch.proto.chat.conversation import Conversation, Replayed, Seals
+from udppunch.proto.chat.dialogue import Dialogue
+from udppunch.proto.chat.lines import Lines
+from udppunch.proto.chat.view import Peer, Refused, Screen, State, Status
+from udppunch.proto.limiter import TokenBucket
+from udppunch.proto.puncher import path as paths
+from udppunch.proto.puncher.consent import earliest
+from udppunch.proto.puncher.mapping import Mapping, why_no_path
+from udppunch.proto.puncher.meeting import Introduction, Meeting, Refusal, Registered, Word
+from udppunch.proto.puncher.opening import Habit
+from udppunch.proto.puncher.path import Happening, Tools
+from udppunch.proto.puncher.peer_path import PeerPath
+from udppunch.wire import chat, marks, secrecy
+from udppunch.wire.chat import Message
+from udppunch.wire.malformed import Malformed
+
+log = logging.getLogger(__name__)
+
+# A peer of the original greets five times, and answers each greeting for as long as it lives.
+_HABIT = Habit(3.0, 5, 50.0)
+_GREETED_EACH = 15.0
+_NEVER_IDLE = 365 * 86400.0
+# So long a path is sought before people are told why it does not come up.
+_PATIENCE = 20.0
+_MOST_SECRETS = 64
+_UNDER_WAY = 256
+_TALKING = (State.PUNCHING, State.DIRECT, State.GONE)
+
+
+class Chat:
+    """A `view.Commands`. `wall` gives seconds since 1970."""
+
+    def __init__(
+        self,
+        config: ChatConfig,
+        outbox: Outbox,
+        random: Callable[[int], bytes],
+        wall: Callable[[], float],
+    ) -> None:
+        self.counters: "Counter[str]" = Counter()
+        self._screen: Screen
+        self._outbox = outbox
+        self._random = random
+        self._wall = wall
+        self._keys = secrecy.KeyPair(random(secrecy.PRIVATE_LENGTH))
+        self._mark = marks.new(random(marks.RANDOM))
+        self._tools = Tools(
+            outbox, random, TokenBucket(paths.CHECK_RATE, paths.CHECK_BURST), self.counters,
+            config.keepalive, _NEVER_IDLE,
+        )  # fmt: skip
+        self._meeting = Meeting(
+            self._tools, config.server, config.bind, self._new_dialogue, self._new_path
+        )
+        self._status = Status(
+            State.UNNAMED, str(config.server), "", chat.peer_id(self._keys.public),
+            chat.fingerprint(self._keys.public),
+        )  # fmt: skip
+        self._seals: "OrderedDict[str, Seals]" = OrderedDict()
+        self._conversation: Optional[Conversation] = None
+        self._conversations = 0
+        self._lines: Lines
+        self._fails_at: Optional[float] = None
+        self._greets_at: Optional[float] = None
+        self._silence_said = False
+        self._notices = Notices(log)
+
+    def join(self, screen: Screen) -> None:
+        """Once, before the loop runs."""
+        self._screen = screen
+        self._lines = Lines(screen, self._wall)
+        screen.status(self._status)
+
+    def _new_dialogue(self, now: float) -> Dialogue:
+        return Dialogue(self._status.name, self._mark, self._keys, self._random, now)
+
+    def _new_path(self, mapping: Mapping, now: float) -> PeerPath:
+        return PeerPath(self._tools, self._mark, mapping, _HABIT, self._greeting, now)
+
+    def _greeting(self) -> bytes:
+        return chat.encode(
+            Message("connect", self._status.id, version=chat.VERSION, mark=self._mark), 300
+        )
+
+    # What people ask for
+
+    def rename(self, name: str, now: float) -> None:
+        if self._status.state is not State.UNNAMED:
+            raise Refused(f"you are {self._status.name} already: start another chat for that")
+        try:
+            name = chat.check_name(name)
+        except ValueError as error:
+            raise Refused(str(error)) from None
+        self._become(State.REGISTERING, name=name)
+        self._meeting.start(now)
+
+    def connect(self, peer_id: str, now: float) -> None:
+        try:
+            identity = chat.check_id(peer_id)
+        except ValueError as error:
+            raise Refused(str(error)) from None
+        if identity == self._status.id:
+            raise Refused("that is your own id: the other one needs it")
+        if self._status.state in (State.UNNAMED, State.REGISTERING):
+            raise Refused("not registered yet")
+        if self._status.state in (State.DIRECT, State.GONE):
+            raise Refused("reset first: there is a conversation already")
+        self._meeting.leave(now)
+        self._become(State.ESTABLISHING, peer=Peer(identity))
+        self._meeting.ask(identity, now)
+
+    def say(self, text: str, now: float) -> None:
+        try:
+            text = chat.check_text(text)
+        except ValueError as error:
+            raise Refused(str(error)) from None
+        path, conversation = self._meeting.path, self._conversation
+        if self._status.state not in (State.DIRECT, State.GONE) or conversation is None:
+            raise Refused("there is nobody to hear it yet")
+        assert path is not None
+        if path.pairing is not None:
+            if conversation.under_way >= _UNDER_WAY:
+                raise Refused("too much is under way already: wait for some of it to arrive")
+            self._lines.say(conversation.say(text), text)
+        elif self._status.state is State.GONE or path.peer is None:
+            raise Refused("the peer does not answer")
+        else:
+            self._outbox.send(path.peer, conversation.say_once(text))
+            self._lines.say_unconfirmed(text)
+
+    def reset(self, now: float) -> None:
+        if self._status.state in (State.UNNAMED, State.REGISTERING):
+            raise Refused("there is no conversation")
+        self._meeting.leave(now)
+        self._end_conversation()
+        self._lines.clear()
+        self._become(State.READY)
+
+    # Sockets and names
+
+    def start(self, now: float) -> None:
+        """Nothing is done before there is a name."""
+
+    def opened(self, endpoint: Endpoint, now: float) -> None:
+        self._meeting.opened(endpoint, now)
+
+    def failed(self, endpoint: Endpoint, reason: str, now: float) -> None:
+        self._tell("no-socket", f"no socket for a path: {reason}", now)
+        self._meeting.failed(endpoint, now)
+
+    def resolved(self, lookup: Lookup, found: Sequence[Address], reason: str, now: float) -> None:
+        if not found:
+            self._tell("unresolved", f"server {lookup}: {reason}; trying on", now)
+        self._meeting.resolved(found, reason, now)
+
+    def refused(self, endpoint: Endpoint, now: float) -> None:
+        """Its endpoints are not connected."""
+
+    # The way of a datagram
+
+    def receive(self, burst: Burst, now: float) -> None:
+        route = Route(burst.endpoint, burst.source)
+        for datagram in burst.datagrams():
+            if burst.source == self._meeting.server.address:
+                word = self._meeting.hear(datagram, route, now)
+                if word is not None:
+                    self._from_server(word, burst.endpoint, now)
+                continue
+            path = self._meeting.path
+            happening = path.receive(datagram, route, now) if path is not None else None
+            if path is not None and happening in (Happening.PAYLOAD, Happening.GREETING):
+                if happening is Happening.PAYLOAD:
+                    path.consent.heard = path.consent.carried = now
+                self._from_peer(path, bytes(datagram), route, now)
+            else:
+                self._after(happening, now)
+
+    def _from_server(self, word: Word, endpoint: Endpoint, now: float) -> None:
+        if isinstance(word, Registered):
+            if self._status.state is State.REGISTERING:
+                self._become(State.READY)
+        elif isinstance(word, Introduction):
+            self._introduced(word, endpoint, now)
+        elif word.final:
+            self._become(State.FAILED, word.text)
+            self._meeting.leave(now)
+        else:
+            self._screen.notice(f"the server says: {word.text}")
+
+    def _introduced(self, word: Introduction, endpoint: Endpoint, now: float) -> None:
+        peer, state = self._status.peer, self._status.state
+        busy = state in (*_TALKING, State.ESTABLISHING)
+        if busy and peer is not None and peer.id != word.identity:
+            self._tell(word.identity, f"{word.name} wants to talk, id {word.identity}", now)
+            return
+        refusal = self._meeting.introduce(word, endpoint, now)
+        if refusal:
+            self._become(State.FAILED, refusal)
+            return
+        self._meeting.wanted = word.identity
+        known = chat.fingerprint(word.public_key) if word.public_key else ""
+        if not known and peer is not None and peer.id == word.identity:
+            known = peer.fingerprint
+        peer = Peer(word.identity, word.name, known, address.text(word.peer))
+        if word.public_key:
+            self._learn(word.identity, word.key)
+        if state in (State.DIRECT, State.GONE) and self._conversation is not None:
+            self._become(state, self._status.reason, peer=peer)
+            return
+        self._fails_at = now + _PATIENCE
+        self._become(State.PUNCHING, peer=peer)
+
+    def _from_peer(self, path: PeerPath, datagram: bytes, route: Route, now: float) -> None:
+        peer = self._status.peer
+        if peer is None:
+            return
+        try:
+            message, sealed = self._open(peer.id, datagram)
+        except Replayed:
+            self._count("replayed", "a message came a second time: passed over", now)
+            return
+        except Malformed:
+            self._count("malformed", "something came that could not be read: passed over", now)
+            return
+        if message.type == "connect":
+            self._connected(route)
+        elif message.type == "key":
+            self._key(path, peer, message, route, now)
+        elif message.type == "message":
+            self._message(path, message, sealed, now)
+        elif message.type == "ack" and sealed and self._conversation is not None:
+            self._lines.delivered(self._conversation.acknowledged(message, now))
+        elif message.error:
+            self._tell("unread", f"the peer's program says: {message.error[:200]}", now)
+
+    def _open(self, peer_id: str, datagram: bytes) -> "tuple[Message, bool]":
+        try:
+            return chat.decode(datagram), False
+        except Malformed:
+            seals = self._seals.get(peer_id)
+            if seals is None:
+                raise
+        return seals.unseal(datagram), True
+
+    def _connected(self, route: Route) -> None:
+        """The peer greets: it is told this end's key."""
+        key = chat.to_base64(self._keys.public)
+        message = Message("key", self._status.id, data=key, version=chat.VERSION, mark=self._mark)
+        self._outbox.send(route, chat.encode(message))
+
+    def _key(self, path: PeerPath, peer: Peer, message: Message, route: Route, now: float) -> None:
+        try:
+            public = chat.public_key_of(message)
+            if chat.peer_id(public) != peer.id:
+                raise Malformed("another's key")
+            secret = self._keys.secret(public)
+        except Malformed:
+            said = "a key came that is not the peer's: somebody else may have answered; refused"
+            self._count("wrong key", said, now)
+            return
+        self._learn(peer.id, secret)
+        self._status = dataclasses.replace(
+            self._status, peer=dataclasses.replace(peer, fingerprint=chat.fingerprint(public))
+        )
+        if path.state is paths.State.UP:
+            return
+        if message.version and message.mark:
+            self._meeting.recognised(route, message.mark, secret, now)
+        elif path.pairing is None:
+            self._after(path.nominate(route, now), now)
+
+    def _message(self, path: PeerPath, message: Message, sealed: bool, now: float) -> None:
+        conversation = self._conversation
+        text = message.data
+        if conversation is None or path.state is not paths.State.UP or not isinstance(text, str):
+            self.counters["dropped: unexpected"] += 1
+        elif sealed and message.seq:
+            for line in conversation.heard(message):
+                self._lines.heard(line)
+        elif path.pairing is None:
+            self._lines.heard(text, plain=not sealed)
+        else:
+            self._count("unsealed", "a message came unencrypted: passed over", now)
+
+    def _learn(self, peer_id: str, secret: bytes) -> None:
+        """The secret with that peer. It is one for as long as both processes live."""
+        if peer_id not in self._seals:
+            self._seals[peer_id] = Seals(secret, self._random)
+            if len(self._seals) > _MOST_SECRETS:
+                self._seals.popitem(last=False)
+
+    # What comes of it
+
+    def _after(self, happening: Optional[Happening], now: float) -> None:
+        if happening is Happening.UP:
+            self._up(now)
+        elif happening is Happening.LOST:
+            self._become(State.GONE, "no answer any more; seeking on")
+            self._meeting.seek_again(now)
+        elif happening is Happening.CLOSED:
+            self._meeting.path = None
+            self._end_conversation()
+            self._become(State.GONE, "has left")
+
+    def _up(self, now: float) -> None:
+        path, peer = self._meeting.path, self._status.peer
+        assert path is not None and path.peer is not None and path.peer.destination is not None
+        assert peer is not None
+        self._meeting.settle(now)
+        self._fails_at = None
+        self._greets_at = now + _GREETED_EACH if path.pairing is None else None
+        if self._conversation is None:
+            self._conversations += 1
+            self._conversation = Conversation(
+                self._seals[peer.id], self._status.id, peer.id, self._conversations
+            )
+        self._conversation.hurry(now)
+        where = address.text(path.peer.destination)
+        event(log, logging.INFO, "path-up", f"direct path to {where}", peer=where)
+        reason = "" if path.pairing else "not udppunch: what is said is sent once, unconfirmed"
+        self._become(State.DIRECT, reason, peer=dataclasses.replace(peer, address=where))
+
+    def _end_conversation(self) -> None:
+        self._conversation = None
+        self._fails_at = self._greets_at = None
+        self._lines.lose()
+
+    def _become(self, state: State, reason: str = "", **changes: object) -> None:
+        if state is State.READY:
+            changes["peer"] = None
+        status = dataclasses.replace(
+            self._status,
+            state=state,
+            reason=reason,
+            **changes,  # type: ignore[arg-type]
+        )
+        if status != self._status:
+            self._status = status
+            self._screen.status(status)
+
+    def _count(self, what: str, sentence: str, now: float) -> None:
+        self.counters[f"dropped: {what}"] += 1
+        self._tell(what, sentence, now)
+
+    def _tell(self, kind: str, sentence: str, now: float) -> None:
+        """What strangers can cause is said once a minute."""
+        if self._notices.may_say(now, kind):
+            self._screen.notice(sentence)
+
+    # Time
+
+    def expire(self, now: float) -> None:
+        if self._status.state is State.UNNAMED:
+            return
+        self._after(self._meeting.expire(now), now)
+        path = self._meeting.path
+        if path is not None and path.state is paths.State.UP and path.peer is not None:
+            self._say(path, path.peer, now)
+        elif path is not None and path.gave_up and self._status.state is State.PUNCHING:
+            self._become(State.FAILED, f"no answer to {_HABIT.most} greetings")
+        elif self._fails_at is not None and now >= self._fails_at:
+            self._fails_at = None
+            why = why_no_path(self._meeting.mapping, path.named if path is not None else None)
+            self._become(State.FAILED, f"{why}; trying on, ever more slowly")
+        self._judge_silence()
+
+    def _say(self, path: PeerPath, route: Route, now: float) -> None:
+        if path.pairing is not None and self._conversation is not None:
+            said = self._conversation.due(now)
+            for datagram in said:
+                self._outbox.send(route, datagram)
+            if said:
+                path.carries(now)
+        elif self._greets_at is not None and now >= self._greets_at:
+            self._greets_at = now + _GREETED_EACH
+            self._outbox.send(route, self._greeting())
+
+    def _judge_silence(self) -> None:
+        if self._meeting.silent and not self._silence_said:
+            self._screen.notice(f"server {self._status.server} does not answer; asking on")
+        self._silence_said = self._meeting.silent
+
+    def deadline(self) -> Optional[float]:
+        if self._status.state is State.UNNAMED:
+            return None
+        deadline = earliest(self._meeting.deadline(), self._fails_at)
+        path = self._meeting.path
+        if path is None or path.state is not paths.State.UP:
+            return deadline
+        if path.pairing is None or self._conversation is None:
+            return earliest(deadline, self._greets_at)
+        return earliest(deadline, self._conversation.deadline())
+
+    def stop(self, now: float) -> None:
+        if self._status.state is not State.UNNAMED:
+            self._meeting.stop(now)
+
+    def status(self) -> str:
+        return self._status.state.value
+
+    def gauges(self) -> Dict[str, int]:
+        return {"paths up": int(self._status.state is State.DIRECT)}
