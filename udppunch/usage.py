@@ -61,6 +61,7 @@ LISTEN is host:port or :port, 0.0.0.0:39737 if none is given and neither --holep
 Options:
   --holepunch ADDRESS  introduce peers by name there, usually :39738 [default: none]
   --chat ADDRESS      introduce those who chat there, usually :9001 [default: none]
+  --no-stun           answer no STUN requests [default: answer them at LISTEN]
   --max-keys N        keys offered at once, and as many names and ids [default: 10000]
   --rate N            datagrams a second from one /24, twice that in a burst [default: 500]
 {_PROCESS}"""

@@ -89,7 +89,7 @@ def main(strings: str, name: str = "", peer: str = "") -> int:
         dialogue = Dialogue(puppet, page, lambda at: "12:00", name=name, peer=peer)
     else:
         dialogue = Pipe(puppet, screen.write, screen.tell, name=name or "alice", peer=peer or ID)
-    puppet.screen = dialogue
+    puppet.join(dialogue)
     screen.join(dialogue)
     loop.add(screen, loop.outbox())
     with screen:

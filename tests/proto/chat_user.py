@@ -18,8 +18,12 @@ class ScriptedChat:
         self.asked: List[Tuple[str, str]] = []
         self.refusing = ""  # why everything is refused
         self.screen: Screen
-        self.now_is = Status(State.UNNAMED, "chat.example:9001")
+        self.now_is = Status(State.UNNAMED, "chat.example:9001", "", ID, "cccc dddd")
         self.number = 0
+
+    def join(self, screen: Screen) -> None:
+        self.screen = screen
+        screen.status(self.now_is)
 
     # Commands
 
@@ -55,7 +59,7 @@ class ScriptedChat:
         self.screen.status(self.now_is)
 
     def ready(self) -> None:
-        self.to(State.READY, id=ID, fingerprint="cccc dddd")
+        self.to(State.READY)
 
     def direct(self, peer: Optional[Peer] = BOB) -> None:
         self.to(State.PUNCHING, peer=peer)

@@ -26,13 +26,14 @@ class Person:
         self.columns = columns
         self.chat = ScriptedChat()
         page = Page(self.written.append, lambda: self.columns, colour=colour, editing=editing)
-        self.dialogue = self.chat.screen = Dialogue(
+        self.dialogue = Dialogue(
             self.chat,
             page,
             lambda at: "12:00" if at is None else "11:59",
             keep=lambda at, line: self.kept.append((at, line)),
             **more,
         )
+        self.chat.join(self.dialogue)
 
     def type(self, *lines: str) -> None:
         for line in lines:
@@ -204,9 +205,6 @@ def test_nothing_but_commands_is_taken_while_the_server_is_silent() -> None:
     person.chat.to(State.REGISTERING, reason="the server is silent")
     person.chat.to(State.REGISTERING, reason="the server is silent")
     assert person.read() == ["12:00 * the server is silent"]
-    person.chat.to(State.UNNAMED, reason="the name is taken")
-    assert person.read() == ["12:00 * the name is taken"]
-    assert person.dialogue.prompt == "Your name: "
 
 
 def test_a_line_that_is_the_last_is_marked_in_its_place() -> None:
@@ -304,9 +302,13 @@ def test_a_peer_that_is_gone_and_back() -> None:
     person.read()
     person.chat.to(State.GONE)
     person.chat.to(State.DIRECT)
+    person.chat.to(State.GONE, reason="has left")
+    person.chat.to(State.DIRECT)
     person.chat.to(State.DIRECT, peer=Peer(BOB.id, "bob", BOB.fingerprint, "192.0.2.1:5"))
     assert person.read() == [
         "12:00 * bob is gone, and is sought on; 1 line is not delivered yet",
+        "12:00 * bob is back",
+        "12:00 * bob is gone: has left; 1 line is not delivered yet",
         "12:00 * bob is back",
         "12:00 * the path to bob is now 192.0.2.1:5",
     ]

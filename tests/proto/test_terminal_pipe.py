@@ -20,9 +20,8 @@ class Program:
         self.out: List[str] = []
         self.err: List[str] = []
         self.chat = ScriptedChat()
-        self.pipe = self.chat.screen = Pipe(
-            self.chat, self.out.append, self.err.append, name=name, peer=peer
-        )
+        self.pipe = Pipe(self.chat, self.out.append, self.err.append, name=name, peer=peer)
+        self.chat.join(self.pipe)
 
     def settle(self) -> None:
         while self.pipe.due():
@@ -72,9 +71,9 @@ def test_lines_wait_for_the_path_and_the_end_for_the_lines() -> None:
     assert program.over() == 0
     assert program.out == []
     assert program.err == [
-        "registering as alice at chat.example:9001\n",
         f"your id: {ID}\n",
         "your fingerprint: cccc dddd\n",
+        "registering as alice at chat.example:9001\n",
         "asking chat.example:9001 for the peer\n",
         "seeking a path to bob (198.51.100.7:4000)\n",
         "fingerprint of bob: aaaa bbbb\n",
@@ -146,19 +145,35 @@ def test_nothing_to_say_is_an_end_at_once() -> None:
     assert program.over() == 0
 
 
-@pytest.mark.parametrize("state", [State.FAILED, State.UNNAMED])
-def test_without_somebody_to_talk_to_it_fails(state: State) -> None:
-    program = Program()
+@pytest.mark.parametrize("peer", [BOB.id, ""])
+def test_without_a_server_it_fails(peer: str) -> None:
+    program = Program(peer=peer)
     program.settle()
-    program.chat.to(state, reason="no\x1b[2J")
+    program.chat.to(State.FAILED, reason="no\x1b[2J")
     assert program.over() == 1
     assert program.err[-1] == "no\n"
+
+
+def test_without_the_peer_it_fails() -> None:
+    program = Program().connected()
+    program.chat.to(State.FAILED)
+    assert program.over() == 1
+    assert program.err[-1] == "the peer can't be had\n"
+
+
+def test_when_any_peer_will_do_another_may_come() -> None:
+    program = Program(peer="").connected()
+    program.chat.to(State.FAILED)
+    program.feed("hello")
+    program.chat.direct()
+    program.settle()
+    assert program.said() == ["hello"]
 
 
 def test_options_that_are_refused_are_a_failure() -> None:
     program = Program(name="x" * 33)
     program.settle()
-    assert (program.over(), program.err) == (1, ["a name has at most 32 characters\n"])
+    assert (program.over(), program.err[-1]) == (1, "a name has at most 32 characters\n")
     program = Program()
     program.settle()
     program.chat.refusing = "that is your own id"

@@ -76,7 +76,7 @@ def test_rows_break_at_spaces_and_only_where_needed() -> None:
     assert wrap("first\n\nlast", 20) == ["first", "", "last"]
 
 
-@given(MIXED, st.integers(2, 30))
+@given(MIXED, st.integers(4, 30))
 def test_rows_fit_and_nothing_but_a_blank_a_row_is_lost(text: str, columns: int) -> None:
     rows = wrap(text, columns)
     assert all(width(row) <= columns for row in rows)

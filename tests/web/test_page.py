@@ -326,6 +326,7 @@ def test_narrow(tab: Tab, stage: Stage, picture: Picture) -> None:
         until(tab, lambda shown=shown: tab.evaluate(f"document.body.dataset.state === {shown}"))
         assert tab.evaluate("document.documentElement.scrollWidth") <= 320, name
         picture(tab, f"narrow-{name}")
+    assert tab.text("#peer-form"), "another may be tried at once"
     stage.chat.become(State.DIRECT)
     tab.until("#state-text", "Direct")
     assert tab.text("#own-id") == "", "the conversation has all the room"

@@ -25,10 +25,11 @@ class RendezvousConfig:
     """`holepunch` and `chat`: where these protocols are spoken, if at all."""
 
     listen: Tuple[Address, ...]
-    holepunch: Tuple[Address, ...]
-    chat: Tuple[Address, ...]
     max_keys: int
     rate: float
+    holepunch: Tuple[Address, ...] = ()
+    chat: Tuple[Address, ...] = ()
+    stun: bool = True
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,7 @@ ROLES: Dict[str, Dict[str, Setting]] = {
         "chat": Setting(parse.parse_listen_or_none, "none", plural=True),
         "max-keys": Setting(parse.parse_count, "10000"),
         "rate": Setting(parse.parse_count, "500"),
+        "no-stun": Setting(parse.parse_switch, "False"),
     },
     "serve": {
         "forward": Setting(parse.parse_destination),
@@ -221,6 +223,8 @@ def role_config(role: str, raw: Mapping[str, Any], environment: Mapping[str, str
     values = parse_all(ROLES[role], raw)
     if role == "rendezvous" and not raw.get("listen") and (values["holepunch"] or values["chat"]):
         values["listen"] = ()
+    if "no-stun" in values:
+        values["stun"] = not values.pop("no-stun")
     if "key-file" in values:
         _choose_key(values, environment)
     if "secret-file" in values:

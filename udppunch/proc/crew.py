@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import signal
 import socket
 from collections import Counter
-from typing import Any, Callable, Dict, List, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from udppunch import address
 from udppunch.address import Address
 from udppunch.contract import Outbox, Role
-from udppunch.net import reuseport
 from udppunch.net.clock import boot_time
 from udppunch.net.loop import Loop
 from udppunch.notices import event
 from udppunch.proc.board import Board, Process
+from udppunch.proc.estate import Estate
 from udppunch.proc.kinds import KINDS, SharedRole
 from udppunch.proc.registrar import RegistrarRole
 from udppunch.proc.scene import BEAT_EACH, Roles, Scene, nothing
-from udppunch.proc.signals import act_on_signals
+from udppunch.proc.signals import HANDING_OVER, Leaving, act_on_signals
 from udppunch.proc.statistics import Statistics, describe_role
 from udppunch.proc.systemd import Notifier
 from udppunch.proc.ticker import Ticker
@@ -57,14 +58,17 @@ class _Crew:
 
     def __init__(self, loop: Loop) -> None:
         self.loop = loop
+        self.leaving = Leaving.FOR_GOOD
         self.roles: List[Tuple[str, Role]] = []
         self.desks: List[RegistrarRole] = []
         self.shared: List[Tuple[SharedRole, Any]] = []  # whose registrars those are
 
-    def add(self, name: str, config: Any) -> None:
+    def add(self, name: str, config: Any, estates: "Optional[Dict[int, Estate]]" = None) -> None:
+        """With what a role with a registrar has, by the identity of its configuration."""
         outbox = self.loop.outbox()
         if name in KINDS:
-            role: Role = self._with_registrar(name, config, outbox)
+            assert estates is not None
+            role: Role = self._with_registrar(estates[id(config)], outbox)
         else:
             role = _ROLES[name](config, outbox, os.urandom)
         self.roles.append((name, role))
@@ -95,16 +99,18 @@ class _Crew:
         of_desks = [desk.counters for desk in self.desks]
         return sum([*of_roles, *of_desks], Counter(self.loop.counters))
 
-    def _with_registrar(self, name: str, config: Any, outbox: Outbox) -> SharedRole:
+    def _with_registrar(self, estate: Estate, outbox: Outbox) -> SharedRole:
         """A role with its registrar beside it, which it calls and is called by."""
         role: SharedRole
+        name, config = estate.role, estate.config
 
         def tell(worker: int, message: wire.Message, now: float) -> None:
             role.told(message, now)
 
         kind = KINDS[name]
-        memory = kind.memory(config, 1)
+        memory = kind.memory(config, 1, estate.area)
         registrar = kind.registrar(config, 1, tell, memory, None)
+        registrar.inherit(estate.inherited or (), boot_time())
 
         def ask(message: wire.Message, now: float) -> None:
             registrar.hear(0, message, now)
@@ -131,6 +137,17 @@ class _Crew:
         event(log, logging.INFO, "stopping", "stopping")
         self.loop.stop()
 
+    def hand_over(self, leaving: Leaving, estates: Sequence[Estate]) -> None:
+        """What registrars know is for who comes next."""
+        event(log, logging.INFO, "handing-over", "handing over to a new process")
+        self.leaving = leaving
+        for desk, estate in zip(self.desks, estates):
+            estate.write(desk.registrar.estate())
+        self.loop.stop()
+
+    def say_state(self) -> None:
+        event(log, logging.INFO, "state", self.status())
+
     def configure(self, configs: Sequence[Any]) -> None:
         """The configurations of the roles with registrars, read anew."""
         kinds = [KINDS[name] for name, _ in self.roles if name in KINDS]
@@ -144,27 +161,36 @@ class _Crew:
         return sorted(every, key=lambda one: sum(one["octets"]), reverse=True)[:most]
 
 
-def run_all(roles: Roles, scene: Scene) -> None:
-    """The only process of a daemon."""
+def run_all(roles: Roles, estates: Sequence[Estate], scene: Scene) -> Leaving:
+    """The only process of a daemon; why it ended."""
     sockets: Dict[Address, socket.socket] = {}
-    for name, config in roles:
-        if name in KINDS:
-            groups = reuseport.bind_groups(config.binds, 1, name)
-            sockets.update(zip(config.binds, (group[0] for group in groups)))
+    for estate in estates:
+        # Closed with the loop, unlike those that are kept.
+        sockets.update(zip(estate.config.binds, (group[0].dup() for group in estate.sockets)))
     loop = scene.loop([config for _, config in roles], sockets)
     crew = _Crew(loop)
     for name, config in roles:
-        crew.add(name, config)
+        crew.add(name, config, {id(estate.config): estate for estate in estates})
 
     def hang_up() -> None:
-        if crew.shared:
+        if crew.shared or scene.is_service:
             if scene.read_again():
                 crew.configure(scene.current)
         else:
             crew.stop()  # the terminal is gone; not without a goodbye
 
     act_on_signals(
-        loop, {signal.SIGTERM: crew.terminate, signal.SIGINT: crew.stop, signal.SIGHUP: hang_up}
+        loop,
+        {
+            signal.SIGTERM: crew.terminate,
+            signal.SIGINT: crew.stop,
+            signal.SIGHUP: hang_up,
+            signal.SIGUSR1: crew.say_state,
+            **{
+                number: functools.partial(crew.hand_over, leaving, estates)
+                for number, leaving in HANDING_OVER.items()
+            },
+        },
     )
     _tell_service_manager(crew, scene)
     statistics = Statistics(
@@ -178,6 +204,7 @@ def run_all(roles: Roles, scene: Scene) -> None:
     scene.tell(loop, statistics)
     loop.run()
     scene.say_stopped(crew.counted())
+    return crew.leaving
 
 
 def run_others(roles: Roles, scene: Scene, board: Board, slot: int) -> None:
@@ -187,9 +214,8 @@ def run_others(roles: Roles, scene: Scene, board: Board, slot: int) -> None:
     for name, config in roles:
         crew.add(name, config)
     # A reload concerns the others alone.
-    act_on_signals(
-        loop, {signal.SIGTERM: loop.stop, signal.SIGINT: loop.stop, signal.SIGHUP: nothing}
-    )
+    ending = dict.fromkeys((signal.SIGTERM, signal.SIGINT, *HANDING_OVER), loop.stop)
+    act_on_signals(loop, {**ending, signal.SIGHUP: nothing, signal.SIGUSR1: nothing})
 
     def beat(now: float) -> None:
         board.beat(slot, crew.status())

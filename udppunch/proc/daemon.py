@@ -8,20 +8,21 @@ import logging
 import os
 import resource
 import socket
-from typing import Any, Callable, List, Mapping, Optional
-
-import psutil
+import sys
+from typing import Any, Callable, List, Mapping, Optional, Sequence, Set
 
 from udppunch import logs
 from udppunch.config.process import ProcessConfig
 from udppunch.config.roles import ExposeConfig
-from udppunch.errors import DESCRIPTORS, EX_CANTCREAT, CommandError
-from udppunch.net import mmsg, reuseport
+from udppunch.errors import DESCRIPTORS, EX_CANTCREAT, EX_OSERR, CommandError
+from udppunch.net import mmsg
 from udppunch.net.packets import packet_pair
+from udppunch.notices import event
 from udppunch.proc import control, crew, metrics, worker
+from udppunch.proc.estate import Estate, Inheritance, leave_to_manager, replace_self
 from udppunch.proc.kinds import KINDS
 from udppunch.proc.scene import Reread, Roles, Scene, shared
-from udppunch.proc.signals import ignore_signals
+from udppunch.proc.signals import Leaving, ignore_signals
 from udppunch.proc.supervisor import Child, Kind, Supervisor
 from udppunch.proc.systemd import Notifier
 
@@ -41,6 +42,7 @@ def run(
     Raises CommandError when an address can't be listened on, a name does not exist, or a
     process of the daemon can't be kept running.
     """
+    inheritance = Inheritance(environment)
     limit = _raise_descriptor_limit()
     roles = [(role, _fit(config, limit) if role == "expose" else config) for role, config in roles]
     name = "-".join(dict.fromkeys(role for role, _ in roles))
@@ -58,6 +60,7 @@ def run(
             control_socket,
             metrics_socket,
             os.getpid(),
+            inheritance,
         )
         _open_access_logs(roles, process)
         for role, config in roles:
@@ -65,11 +68,41 @@ def run(
                 log.warning("relay without a secret: anybody may be relayed (--secret-file)")
             if role == "helper" and not config.key:
                 log.warning("helper without a password: %s (--password-file)", _HELPER_RISKS)
-        if any(_workers(config) > 1 for role, config in roles if role in KINDS):
-            _supervise(roles, scene)
+        named = [(role, config) for role, config in roles if role in KINDS]
+        estates = [
+            Estate(role, group, config, _workers(config), inheritance)
+            for group, (role, config) in enumerate(named, 1)
+        ]
+        if any(estate.workers > 1 for estate in estates):
+            leaving = _supervise(roles, estates, scene)
         else:
-            crew.run_all(roles, scene)
+            leaving = crew.run_all(roles, estates, scene)
         ignore_signals()
+    _take_leave(leaving, estates, environment)
+
+
+def _take_leave(
+    leaving: Leaving, estates: Sequence[Estate], environment: Mapping[str, str]
+) -> None:
+    """Hand over what there is, if somebody is to come next."""
+    if leaving is Leaving.FOR_ANOTHER:
+        leave_to_manager(estates, Notifier(environment))
+    elif leaving is Leaving.TO_RETURN:
+        event(log, logging.INFO, "replaced", "begun anew, with all that is open")
+        command = _own_command()
+        try:
+            replace_self(estates, command)
+        except OSError as error:
+            text = f"cannot start {command[0]} anew: {error.strerror}"
+            raise CommandError(text, EX_OSERR) from None
+
+
+def _own_command() -> List[str]:
+    """How this program was started: by its script, or as a module of the interpreter."""
+    script, words = sys.argv[0], sys.argv[1:]
+    if script.endswith(".py") or not os.access(script, os.X_OK):
+        return [sys.executable, "-m", "udppunch", *words]
+    return [script, *words]
 
 
 def _open_access_logs(roles: Roles, process: ProcessConfig) -> None:
@@ -84,33 +117,31 @@ def _open_access_logs(roles: Roles, process: ProcessConfig) -> None:
             raise CommandError(text, EX_CANTCREAT) from None
 
 
-def _supervise(roles: Roles, scene: Scene) -> None:
+def _supervise(roles: Roles, estates: Sequence[Estate], scene: Scene) -> Leaving:
     children: List[Child] = []
     drain = 0.0
     others = [(role, config) for role, config in roles if role not in KINDS]
-    named = [(role, config) for role, config in roles if role in KINDS]
-    for group, (role, config) in enumerate(named, 1):
-        drain = max(drain, config.drain_timeout)
-        label = f"{role} {group} " if len(named) > 1 else ""
-        children += _group(role, config, group, label, scene)
+    for estate in estates:
+        drain = max(drain, estate.config.drain_timeout)
+        label = f"{estate.role} {estate.group} " if len(estates) > 1 else ""
+        children += _group(estate, label, scene)
     if others:
         run_others = functools.partial(crew.run_others, others, scene)
         children.append(Child("others", Kind.LEADER, 0, run_others))
     notifier = Notifier(scene.environment)
-    Supervisor(children, notifier, drain, scene.read_again).run()
+    return Supervisor(children, notifier, drain, scene.read_again).run()
 
 
-def _group(role: str, config: Any, group: int, label: str, scene: Scene) -> List[Child]:
+def _group(estate: Estate, label: str, scene: Scene) -> List[Child]:
     """The registrar of a role and its workers."""
-    count = _workers(config)
-    sockets = reuseport.bind_groups(config.binds, count, role)
-    memory = KINDS[role].memory(config, count)
+    role, group, count = estate.role, estate.group, estate.workers
+    memory = KINDS[role].memory(estate.config, count, estate.area)
     pairs = [packet_pair() for _ in range(count)]
     ends = [pair[0] for pair in pairs]
-    registrar = functools.partial(worker.run_registrar, role, group, ends, memory, scene)
+    registrar = functools.partial(worker.run_registrar, estate, ends, memory, scene)
     children = [Child(f"{label}registrar", Kind.LEADER, group, registrar)]
     for index in range(count):
-        own = [of_one[index] for of_one in sockets]
+        own = [of_one[index] for of_one in estate.sockets]
         seat = worker.Seat(role, group, index, own, pairs[index][1], memory)
         run_worker = functools.partial(worker.run_worker, seat, scene)
         children.append(Child(f"{label}worker {index + 1}", Kind.FOLLOWER, group, run_worker))
@@ -123,8 +154,8 @@ def _workers(config: Any) -> int:
         return 1
     if config.workers:
         return int(config.workers)
-    affinity: Optional[Callable[[], List[int]]] = getattr(psutil.Process(), "cpu_affinity", None)
-    return len(affinity()) if affinity is not None else os.cpu_count() or 1
+    affinity: Optional[Callable[[int], Set[int]]] = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
 def _raise_descriptor_limit() -> int:

@@ -6,14 +6,14 @@ where the registrar is matters to neither.
 
 from __future__ import annotations
 
-import mmap
 import os
 import time
 from collections import Counter
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Protocol
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Protocol, Sequence
 
 from udppunch.config.roles import HelperConfig, RelayConfig
 from udppunch.contract import Outbox, Role
+from udppunch.net.area import Area
 from udppunch.net.clock import boot_time
 from udppunch.proto import cookie
 from udppunch.proto.expose import connectees, figures, tags
@@ -45,6 +45,10 @@ class AnyRegistrar(Protocol):
     counters: "Counter[str]"
     tally: Tally
 
+    def inherit(self, known: Sequence[Message], now: float) -> None: ...
+
+    def estate(self) -> List[Message]: ...
+
     def start(self, now: float) -> None: ...
 
     def hear(self, worker: int, message: Message, now: float) -> None: ...
@@ -66,9 +70,10 @@ class AnyRegistrar(Protocol):
 
 
 class Kind(NamedTuple):
-    """How to make what a role consists of. `memory` is made once, before the first fork."""
+    """How to make what a role consists of. `memory` is made once, before the first fork, out of
+    what workers share."""
 
-    memory: Callable[[Any, int], Any]
+    memory: Callable[[Any, int, Area], Any]
     role: Callable[[Any, Outbox, Ask, Hear, Any, int, int], SharedRole]
     registrar: Callable[[Any, int, Tell, Any, Optional[Counts]], AnyRegistrar]
     configure: Callable[[Any, Any], None]
@@ -94,13 +99,13 @@ def _limits(config: RelayConfig) -> Limits:
     return Limits(config.idle, config.max_channels, config.half_open, config.half_open_prefix)
 
 
-def _helper_memory(config: HelperConfig, workers: int) -> Memory:
+def _helper_memory(config: HelperConfig, workers: int, area: Area) -> Memory:
     services = 1 + len({name for name, _ in config.name})
     return Memory(
         workers,
-        [_shared(tags.SHARED_OCTETS) for _ in range(services)],
-        [_shared(4 * workers * connectees.COUNTS).cast("I") for _ in range(services)],
-        _shared(figures.OCTETS * workers),
+        [area.take(tags.SHARED_OCTETS) for _ in range(services)],
+        [area.take(4 * workers * connectees.COUNTS).cast("I") for _ in range(services)],
+        area.take(figures.OCTETS * workers),
         os.urandom(cookie.SECRET),
         lambda: time.time() - boot_time(),
     )
@@ -118,10 +123,6 @@ def _helper(
     return Helper(config, outbox, ask, memory, worker, pid, hear)
 
 
-def _shared(octets: int) -> memoryview:
-    return memoryview(mmap.mmap(-1, octets))[:octets]
-
-
 def _helper_registrar(
     config: HelperConfig, workers: int, tell: Tell, memory: Memory, before: Optional[Counts]
 ) -> AnyRegistrar:
@@ -131,7 +132,7 @@ def _helper_registrar(
 
 KINDS: Dict[str, Kind] = {
     "relay": Kind(
-        lambda config, workers: None, _relay, _relay_registrar, _configure_relay_registrar
+        lambda config, workers, area: None, _relay, _relay_registrar, _configure_relay_registrar
     ),
     "helper": Kind(_helper_memory, _helper, _helper_registrar, lambda registrar, config: None),
 }

@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Callable, List, Mapping, Optional, Sequence, Tuple
 
-from udppunch import logs
+from udppunch import address, logs
 from udppunch.address import Address
 from udppunch.config.process import ProcessConfig
 from udppunch.contract import Endpoint
@@ -19,6 +19,7 @@ from udppunch.net.clock import boot_time
 from udppunch.net.loop import Loop
 from udppunch.notices import event
 from udppunch.proc import control, metrics
+from udppunch.proc.estate import Inheritance
 from udppunch.proc.kinds import KINDS
 from udppunch.proc.statistics import Statistics
 
@@ -48,6 +49,7 @@ class Scene:
     control: Optional[socket.socket]
     metrics: Optional[socket.socket]
     main_pid: int
+    inheritance: Inheritance
 
     def loop(
         self,
@@ -59,6 +61,8 @@ class Scene:
 
         def open_socket(endpoint: Endpoint) -> socket.socket:
             sock = given.get(endpoint.bind) if endpoint.label in KINDS else None
+            if sock is None and address.port(endpoint.bind) and endpoint.remote is None:
+                sock = next(iter(self.inheritance.sockets(endpoint.bind)), None)
             return udp.open_socket(endpoint) if sock is None else sock
 
         def largest(setting: str, default: Any) -> Any:
@@ -74,6 +78,11 @@ class Scene:
                 largest("send_buffer", 0) or udp.BUFFER,
             ),
         )
+
+    @property
+    def is_service(self) -> bool:
+        """Whether a service manager started it, and a hang-up is not a terminal's."""
+        return "NOTIFY_SOCKET" in self.environment or "INVOCATION_ID" in self.environment
 
     def read_again(self) -> bool:
         """Makes `current` what the files say now, and the log level too; no, if they are wrong,

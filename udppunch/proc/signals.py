@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+import enum
 import signal
 import socket
-from typing import Callable, List, Mapping, Sequence
+from typing import Callable, Dict, List, Mapping, Sequence
 
 from udppunch.net.loop import Loop
+
+
+class Leaving(enum.Enum):
+    """Why a daemon ends, and so what becomes of what it has open."""
+
+    FOR_GOOD = "for good"
+    TO_RETURN = "to return"  # it is replaced by the program that is installed now
+    FOR_ANOTHER = "for another"  # the service manager will start it anew
+
+
+# What asks for which, besides SIGTERM and SIGINT.
+HANDING_OVER: Dict[int, Leaving] = {
+    signal.SIGUSR2: Leaving.TO_RETURN,
+    signal.SIGQUIT: Leaving.FOR_ANOTHER,
+}
 
 
 class SignalQueue:
@@ -50,5 +66,5 @@ def act_on_signals(loop: Loop, actions: Mapping[int, Callable[[], None]]) -> Non
 
 def ignore_signals() -> None:
     """The process is as good as over: another word does not change its exit status."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, *HANDING_OVER):
         signal.signal(number, signal.SIG_IGN)

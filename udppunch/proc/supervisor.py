@@ -21,7 +21,7 @@ from typing import Callable, Optional, Sequence
 from udppunch.errors import EX_SOFTWARE, CommandError, report
 from udppunch.notices import event
 from udppunch.proc.board import Board
-from udppunch.proc.signals import SignalQueue
+from udppunch.proc.signals import HANDING_OVER, Leaving, SignalQueue
 from udppunch.proc.systemd import Notifier
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,9 @@ _GRACE = 2.0
 _STATUS_EACH = 10.0
 _ENDED = -1  # the group of those whose leader has come to its end
 _PR_SET_PDEATHSIG = 1
-_SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD]
+_SIGNALS = [
+    signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1, *HANDING_OVER,
+]  # fmt: skip
 
 
 class Kind(enum.Enum):
@@ -68,7 +70,7 @@ class Supervisor:
     """Runs children until SIGTERM or SIGINT. On SIGHUP `reload` says whether they should follow.
 
     SIGTERM asks the leaders to come to an end, which they have `drain` seconds for. A second
-    one, and SIGINT, end all at once.
+    one, and SIGINT, end all at once. What else ends them has them write down what they know.
     """
 
     def __init__(
@@ -92,9 +94,10 @@ class Supervisor:
         self._next_tick = 0.0
         self._kill_at: Optional[float] = None
         self._failure: Optional[CommandError] = None
+        self._leaving = Leaving.FOR_GOOD
 
-    def run(self) -> None:
-        """Raises CommandError when a child can't be kept running."""
+    def run(self) -> Leaving:
+        """Why it ended. Raises CommandError when a child can't be kept running."""
         for child in self._children:
             self._start(child)
         while any(child.pid or child.again_at is not None for child in self._children):
@@ -103,9 +106,11 @@ class Supervisor:
                 self._act(number)
             self._reap()
             self._look_after()
-        self._notifier.tell(STOPPING="1")
+        if self._leaving is not Leaving.TO_RETURN:
+            self._notifier.tell(STOPPING="1")
         if self._failure is not None:
             raise self._failure
+        return self._leaving
 
     def _start(self, child: Child) -> None:
         slot = self._children.index(child)
@@ -147,20 +152,26 @@ class Supervisor:
             if self._reload():
                 for child in self._children:
                     self._send(child, signal.SIGHUP)
+        elif number == signal.SIGUSR1:
+            event(log, logging.INFO, "state", self._status())
         elif number == signal.SIGTERM and not self._draining:
-            self._begin_drain()
+            self._notifier.tell(STOPPING="1", STATUS="draining")
+            self._begin_drain(signal.SIGTERM, self._drain)
+        elif number in HANDING_OVER and not self._draining:
+            self._leaving = HANDING_OVER[number]
+            event(log, logging.INFO, "handing-over", "handing over to a new process")
+            self._begin_drain(number, 0.0)
         elif number in (signal.SIGTERM, signal.SIGINT):
             event(log, logging.INFO, "stopping", f"{signal.Signals(number).name}: stopping")
             self._stop()
 
-    def _begin_drain(self) -> None:
+    def _begin_drain(self, number: int, drain: float) -> None:
         self._draining = True
-        self._kill_at = time.monotonic() + self._drain + _GRACE
-        self._notifier.tell(STOPPING="1", STATUS="draining")
+        self._kill_at = time.monotonic() + drain + _GRACE
         for child in self._children:
             child.again_at = None
             if child.kind is Kind.LEADER and child.pid:
-                self._send(child, signal.SIGTERM)
+                self._send(child, number)
             elif child.kind is Kind.LEADER:
                 self._end_group(child.group)
 
@@ -252,14 +263,17 @@ class Supervisor:
         if self._ready and now < self._told_at + (self._notifier.watchdog or _STATUS_EACH):
             return
         self._told_at = now
-        status = [self._board.status(slot) for slot in range(len(self._children))]
-        told = {"STATUS": "; ".join(text for text in status if text)}
+        told = {"STATUS": self._status()}
         if not self._ready:
             self._ready = True
             told["READY"] = "1"
         if self._notifier.watchdog is not None:
             told["WATCHDOG"] = "1"
         self._notifier.tell(**told)
+
+    def _status(self) -> str:
+        status = [self._board.status(slot) for slot in range(len(self._children))]
+        return "; ".join(text for text in status if text)
 
     def _send(self, child: Child, number: int) -> None:
         if child.pid:

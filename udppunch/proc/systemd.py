@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import array
+import os
+import select
 import socket
-from typing import Mapping, Optional
+from typing import Mapping, Optional, Sequence
+
+# The first of the files that it hands over: sd_listen_fds(3).
+FIRST_DESCRIPTOR = 3
+_BARRIER = 5.0  # seconds that it may take to come to what it was told
 
 
 class Notifier:
@@ -17,15 +24,35 @@ class Notifier:
 
     def tell(self, **assignments: str) -> None:
         """Send assignments such as READY="1" or STATUS="..."."""
+        self._send(assignments, ())
+
+    def store(self, name: str, numbers: Sequence[int]) -> bool:
+        """Have these files kept, and handed to the next process of this service under that name;
+        whether it was told."""
+        return self._send({"FDSTORE": "1", "FDNAME": name}, numbers)
+
+    def wait(self) -> bool:
+        """Wait until all that was told before has been heard; whether it was."""
+        reader, writer = os.pipe()
+        try:
+            told = self._send({"BARRIER": "1"}, (writer,))
+            os.close(writer)
+            return told and bool(select.select([reader], [], [], _BARRIER)[0])
+        finally:
+            os.close(reader)
+
+    def _send(self, assignments: Mapping[str, str], numbers: Sequence[int]) -> bool:
         if not self._path:
-            return
+            return False
         text = "\n".join(f"{name}={value}" for name, value in assignments.items())
+        files = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", numbers))]
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
                 sock.setblocking(False)
-                sock.sendto(text.encode(), self._path)
+                sock.sendmsg([text.encode()], files if numbers else [], 0, self._path)
         except OSError:
-            pass
+            return False
+        return True
 
 
 def _watchdog(environment: Mapping[str, str]) -> Optional[float]:

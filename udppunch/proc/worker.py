@@ -16,10 +16,11 @@ from udppunch.net.clock import boot_time
 from udppunch.net.packets import Packets
 from udppunch.proc import control
 from udppunch.proc.board import Board, Process
+from udppunch.proc.estate import Estate
 from udppunch.proc.kinds import KINDS, AnyRegistrar, SharedRole
 from udppunch.proc.registrar import RegistrarRole
 from udppunch.proc.scene import BEAT_EACH, Scene, nothing
-from udppunch.proc.signals import act_on_signals
+from udppunch.proc.signals import HANDING_OVER, act_on_signals
 from udppunch.proc.statistics import Statistics, describe_role
 from udppunch.proc.ticker import Ticker
 from udppunch.wire import registrar as wire
@@ -75,13 +76,13 @@ def run_worker(seat: Seat, scene: Scene, board: Board, slot: int) -> None:
 
     loop.add(Ticker(BEAT_EACH, beat), loop.outbox())
     # What asks for an end is the registrar's to hear; it comes to workers by the supervisor.
-    act_on_signals(loop, {signal.SIGTERM: nothing, signal.SIGINT: loop.stop, signal.SIGHUP: reload})
+    theirs = dict.fromkeys((signal.SIGTERM, signal.SIGUSR1, *HANDING_OVER), nothing)
+    act_on_signals(loop, {**theirs, signal.SIGINT: loop.stop, signal.SIGHUP: reload})
     loop.run()
 
 
 def run_registrar(
-    name: str,
-    group: int,
+    estate: Estate,
     ends: Sequence[socket.socket],
     memory: Any,
     scene: Scene,
@@ -89,6 +90,7 @@ def run_registrar(
     slot: int,
 ) -> None:
     """The registrar of a role's workers; that of the first such role also tells how all are."""
+    name, group = estate.role, estate.group
     config, kind = scene.current[group - 1], KINDS[name]
     loop = scene.loop()
     links: List[Packets] = []
@@ -99,6 +101,8 @@ def run_registrar(
     again = board.processes()[board.names[slot]].restarts > 0
     before = (board.told(slot) or {}).get("lasting", {}) if again else None
     registrar = kind.registrar(config, len(ends), tell, memory, before)
+    if not again and estate.inherited:
+        registrar.inherit(estate.inherited, boot_time())
     for worker, end in enumerate(ends):
         links.append(Packets(loop, end, _hear(registrar, worker)))
     desk = RegistrarRole(registrar, loop.stop)
@@ -113,7 +117,20 @@ def run_registrar(
     def drain() -> None:
         desk.drain(config.drain_timeout)
 
-    act_on_signals(loop, {signal.SIGTERM: drain, signal.SIGINT: loop.stop, signal.SIGHUP: reload})
+    def hand_over() -> None:
+        estate.write(registrar.estate())
+        loop.stop()
+
+    act_on_signals(
+        loop,
+        {
+            signal.SIGTERM: drain,
+            signal.SIGINT: loop.stop,
+            signal.SIGHUP: reload,
+            signal.SIGUSR1: nothing,
+            **dict.fromkeys(HANDING_OVER, hand_over),
+        },
+    )
     if group == 1:
         scene.tell(loop, _statistics(scene, board, slot, account))
     loop.run()

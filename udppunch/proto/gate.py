@@ -15,13 +15,20 @@ from udppunch.proto.limiter import Limiter
 
 class Gate:
     """`rate` datagrams a second of a network prefix, twice that in a burst. `own` are the
-    addresses that the role itself listens on."""
+    addresses that the role itself listens on; most protocols carry IPv4 alone."""
 
     def __init__(
-        self, rate: float, longest: int, counters: "Counter[str]", log: logging.Logger
+        self,
+        rate: float,
+        longest: int,
+        counters: "Counter[str]",
+        log: logging.Logger,
+        *,
+        ipv4_only: bool = True,
     ) -> None:
         self.own: List[Address] = []
         self._longest = longest
+        self._ipv4_only = ipv4_only
         self._counters = counters
         self._limiter = Limiter(rate, 2 * rate)
         self._notices = Notices(log)
@@ -37,7 +44,7 @@ class Gate:
     def _reason(self, source: Address, octets: int, known: bool, now: float) -> str:
         if not 0 < octets <= self._longest:
             return "length"
-        if not address.is_ipv4(source):
+        if self._ipv4_only and not address.is_ipv4(source):
             return "not IPv4"
         if address.port(source) in address.ANSWERING_PORTS or source in self.own:
             return "source port"

@@ -3,6 +3,8 @@
 It carries no payload and keeps no secret but the keys it is asked for. Marked ends (see
 `wire.puncher`) get each other's mark with the address; towards p2p_udp_puncher it answers
 exactly once what is asked once, since that ends its process on anything it did not expect.
+
+On the same sockets it answers anybody's STUN requests, which the magic cookie tells apart.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ from udppunch.notices import Notices, event
 from udppunch.proto.gate import Gate
 from udppunch.proto.limiter import TokenBucket
 from udppunch.proto.puncher.registry import Introduction, Registered, Registry
-from udppunch.wire import marks, puncher
+from udppunch.proto.stun import service as stun_service
+from udppunch.proto.stun.service import StunService
+from udppunch.wire import marks, puncher, stun
 from udppunch.wire.malformed import Malformed
 
 log = logging.getLogger(__name__)
@@ -51,23 +55,31 @@ class Rendezvous:
         self._other = Endpoint(
             "other port", address.with_port(config.listen[0], 0), asked_address=True
         )
+        self._stun: Optional[StunService] = None
+        if config.stun:
+            gate = Gate(config.rate, stun_service.LONGEST, self.counters, log, ipv4_only=False)
+            gate.own = self._gate.own
+            self._stun = StunService(self._endpoints, outbox, gate)
         self._next_sweep: Optional[float] = None
 
     def start(self, now: float) -> None:
-        for endpoint in [*self._endpoints, self._other]:
+        for endpoint in [*self._endpoints, self._other, *(self._stun.wanted if self._stun else ())]:
             self._outbox.open(endpoint)
         self._next_sweep = now + _SWEEP
 
     def opened(self, endpoint: Endpoint, now: float) -> None:
         assert endpoint.local is not None
         self._gate.own.append(endpoint.local)
-        if endpoint is self._other:
+        if endpoint not in self._endpoints:
             return
         where = address.text(endpoint.local)
         event(log, logging.INFO, "listening", f"rendezvous listens on {where}", address=where)
 
     def failed(self, endpoint: Endpoint, reason: str, now: float) -> None:
-        """Only the other port may be missing: then ends are not told of it."""
+        """The other port may be missing, of which ends are not told then; and what STUN wants
+        besides."""
+        if self._stun is not None and self._stun.failed(endpoint):
+            log.warning("%s; STUN clients get no answers from a second address", reason)
 
     def resolved(self, lookup: Lookup, found: Sequence[Address], reason: str, now: float) -> None:
         """It asks for no names."""
@@ -77,6 +89,9 @@ class Rendezvous:
 
     def receive(self, burst: Burst, now: float) -> None:
         for datagram in burst.datagrams():
+            if self._stun is not None and stun.is_stun(datagram):
+                self.counters["STUN requests"] += self._stun.receive(burst, datagram, now)
+                continue
             if self._gate.refuses(burst, datagram, self._registry.knows(burst.source), now):
                 continue
             try:
@@ -109,7 +124,7 @@ class Rendezvous:
         if isinstance(message, puncher.KeepAlive) and message.mark:
             route = Route(burst.endpoint, burst.source, burst.local)
             self._send(route, puncher.Ok(self._mark, burst.source, self._other_port))
-        elif burst.endpoint is self._other:
+        elif burst.endpoint not in self._endpoints:
             self._gate.drop("not for this port", burst.source, now)
         elif isinstance(message, puncher.KeepAlive):
             self._keepalive(burst, now)

@@ -117,7 +117,7 @@ function showStatus(now) {
   say(byId("peer-address"), peer ? peer.address : "");
   byId("text").placeholder = peer ? `Write to ${nameOf(peer)}` : "";
   if (before === null || before.name !== now.name) renaming = false;
-  if (!peer) fold(false);
+  if (!peer || now.state === "failed") fold(false);
   else if (now.state === "direct" && (before === null || !TALKING.has(before.state))) fold(true);
   if (peer && !(before && before.peer)) say(byId("copied"), "");
   arrange();
@@ -128,6 +128,7 @@ function showStatus(now) {
 function arrange() {
   const unnamed = status.state === "unnamed";
   const peer = status.peer;
+  const focused = document.activeElement;
   show("details", peer);
   show("name-form", unnamed || renaming);
   show("named", !unnamed && !renaming);
@@ -141,7 +142,6 @@ function arrange() {
   show("reset", peer || log.firstChild);
   show("talk-form", peer || log.firstChild);
   say(byId("empty"), peer ? "Nothing has been said yet." : "Here you will talk with your peer.");
-  const focused = document.activeElement;
   const gone = focused && focused !== document.body && focused.getClientRects().length === 0;
   if (gone) nextField().focus();
   const title = peer && peer.name ? `${peer.name} – udppunch chat` : "udppunch chat";

@@ -50,6 +50,16 @@ class Publishing:
         self._notices = Notices(log)
         self._draining = False
 
+    def inherit(self, known: Sequence[Message], now: float) -> None:
+        """What `estate` gave before, perhaps to another process: before anything else."""
+        for message in known:
+            if isinstance(message, Claim):
+                self._exposers[message.service] = message.peer
+
+    def estate(self) -> List[Message]:
+        """What it knows, for a registrar that comes after it."""
+        return [Claim(service, peer) for service, peer in self._exposers.items()]
+
     def start(self, now: float) -> None:
         if self._recalls:
             for worker in self._workers:

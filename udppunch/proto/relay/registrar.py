@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import logging
 from collections import Counter
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from udppunch import address
 from udppunch.notices import Notices, event
@@ -63,6 +63,20 @@ class Registrar:
         self._recalled = set() if before is None else set(self._workers)
         self._postponed: List[Tuple[int, Message]] = []
         self._next = 0.0
+
+    def inherit(self, known: Sequence[Message], now: float) -> None:
+        """What `estate` gave before, perhaps to another process: before anything else."""
+        for message in known:
+            if isinstance(message, Holding):
+                self._pairing.restore(*message, now)
+
+    def estate(self) -> List[Message]:
+        """What it knows, for a registrar that comes after it."""
+        return [
+            Holding(channel.flow(side), channel.datagrams[side], channel.octets[side])
+            for channel in self._pairing
+            for side in range(len(channel.peers))
+        ]
 
     def start(self, now: float) -> None:
         self._next = now + (_RECALL_LASTS if self._recalled else _SWEEP)

@@ -63,7 +63,8 @@ class Dialogue:
         self._keep: Keep = keep or (lambda at, line: None)
         self._status = Status(State.UNNAMED, "")
         self._choice = Choice.MENU
-        self._introduced: Tuple[str, str] = ("", "")  # whose id and fingerprint
+        self._identified = False  # own id and fingerprint were shown
+        self._introduced: Tuple[str, str] = ("", "")  # whose id and fingerprint were
         self._latest = 0  # number of a line
         self._under_way: Dict[int, str] = {}  # own lines whose fate is open
 
@@ -138,7 +139,8 @@ class Dialogue:
         before, self._status = self._status, status
         for sentence in sentences.news(before, status, len(self._under_way)):
             self._aside(sentence, trouble=status.state in (State.GONE, State.FAILED))
-        if status.id and status.id != before.id and status.state is not State.UNNAMED:
+        if status.state is State.READY and not self._identified:
+            self._identified = True
             self._page.put("Your id, by which a peer finds you:")
             self._page.put(clean(status.id))
             self._page.put(f"Your fingerprint: {clean(status.fingerprint)}")

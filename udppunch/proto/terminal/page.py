@@ -46,7 +46,7 @@ class Page:
             rows = [self._paint(row, style) for row in rows]
         elif rows[0].startswith(head):
             rows[0] = self._paint(head, style) + rows[0][len(head) :]
-        self._write(f"{self._paint(stamp, 'aside')}" + f"\n{'':{margin}}".join(rows) + "\n")
+        self._write(f"{self._paint(stamp, 'aside')}" + f"\n{' ' * margin}".join(rows) + "\n")
 
     def amend(self, number: int, note: str, style: str) -> bool:
         """Adds a note to the line in its place, if nothing was written since and there is room."""

@@ -44,6 +44,7 @@ class Pipe:
         self._tell = tell
         self._name = name
         self._peer = peer
+        self._named = bool(peer)  # otherwise another one may come
         self._keep: Keep = keep or (lambda at, line: None)
         self._status = Status(State.UNNAMED, "")
         self._waiting: Deque[str] = deque()
@@ -116,9 +117,7 @@ class Pipe:
             if before.peer is None or before.peer.fingerprint != status.peer.fingerprint:
                 name, fingerprint = sentences.called(status.peer), clean(status.peer.fingerprint)
                 self._tell(f"fingerprint of {name}: {fingerprint}\n")
-        if status.state is State.FAILED or (
-            status.state is State.UNNAMED and before.state is State.REGISTERING
-        ):
+        if status.state is State.FAILED and (self._named or before.state is State.REGISTERING):
             self.over = 1
 
     def line(self, line: Line) -> None:

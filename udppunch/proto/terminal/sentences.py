@@ -49,14 +49,14 @@ def news(before: Status, status: Status, waiting: int = 0) -> Iterator[str]:
         State.ESTABLISHING: f"asking {clean(status.server)} for the peer",
         State.PUNCHING: f"seeking a path to {peer}" + _at(status),
         State.DIRECT: f"the path to {peer} is up" + _at(status),
-        State.GONE: f"{peer} is gone, and is sought on",
+        State.GONE: f"{peer} is gone" + ("" if reason else ", and is sought on"),
         State.FAILED: "" if reason else "the peer can't be had",
     }[state]
     if state is State.DIRECT and before.state is State.GONE:
         sentence = f"{peer} is back"
-    if state is State.GONE and waiting:
-        sentence += f"; {count(waiting)} not delivered yet"
     told = ": ".join(part for part in (sentence, reason) if part)
+    if state is State.GONE and waiting:
+        told += f"; {count(waiting)} not delivered yet"
     if told:
         yield told
 
@@ -66,10 +66,12 @@ def summary(status: Status, waiting: int) -> Iterator[str]:
     yield f"{clean(status.state.value)}, server {clean(status.server)}"
     if status.reason:
         yield clean(status.reason)
-    yield f"you are {clean(status.name)}, id {clean(status.id)}"
+    yield f"you: {clean(status.name)}"
+    yield clean(status.id)
     yield f"your fingerprint: {clean(status.fingerprint)}"
     if status.peer is not None:
-        yield f"peer: {called(status.peer)}{_at(status)}, id {clean(status.peer.id)}"
+        yield f"peer: {called(status.peer)}{_at(status)}"
+        yield clean(status.peer.id)
         yield f"the peer's fingerprint: {clean(status.peer.fingerprint) or 'not known yet'}"
     if waiting:
         yield f"{count(waiting)} not delivered yet"

@@ -57,8 +57,9 @@ def clusters(text: str) -> Iterator[str]:
 
 
 def wrap(text: str, columns: int) -> List[str]:
-    """The text in rows, broken at a space where one is near enough and at each newline."""
-    return [row for part in text.split("\n") for row in _rows(part, max(2, columns))]
+    """The text in rows of 4 columns or more, broken at a space where one is near enough and at
+    each newline."""
+    return [row for part in text.split("\n") for row in _rows(part, max(4, columns))]
 
 
 def _rows(text: str, columns: int) -> List[str]:
