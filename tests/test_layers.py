@@ -3,7 +3,8 @@
 cli                           reads the command line
 proc      demo  check  stats  joins a role to the loop | what short commands do
 probe                         questions to servers on the network
-role      net      lab        what a datagram means | sockets and the clock | NATs to test in
+role   net   lab   web        what a datagram means | sockets and the clock | NATs to test in |
+                              the page of the chat
 proto                         state machines
 wire                          bytes and values
 ground                        the nouns that all share
@@ -38,7 +39,8 @@ MAY: Dict[str, Set[str]] = {
     "logs": {"notices"},
     "usage": set(),
     "originals": {"errors", "usage"},
-    "proc": GROUND | {"config", "logs", "wire", "proto", "role", "net"},
+    "web": set(),
+    "proc": GROUND | {"config", "logs", "wire", "proto", "role", "net", "web"},
     "demo": GROUND | {"lab"},
     "probe": GROUND | {"wire", "net"},
     "check": GROUND | {"config", "wire", "net", "probe"},

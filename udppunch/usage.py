@@ -110,7 +110,7 @@ Options:
 {_LOG}  -h --help           print this
 """
 
-_CHAT = f"""\
+_CHAT = """\
 Talk with somebody, encrypted from end to end: in the terminal, or in the browser with --web.
 
 Usage:

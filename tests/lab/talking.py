@@ -152,10 +152,6 @@ class Chatter(Talker):
     def fingerprint(self) -> str:
         return self.wait_told("your fingerprint: ").removeprefix("your fingerprint: ")
 
-    def wait_registered(self) -> None:
-        """Nothing is said of it: it is what the server logs."""
-        raise NotImplementedError
-
 
 class Meeting(Program):
     """Our server, of both protocols."""

@@ -13,7 +13,7 @@ from typing import Any, Dict, List
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tests.standin import chat as standin
@@ -28,7 +28,7 @@ KEY = bytes(range(32))
 ID = chat.peer_id(KEY)
 FARTHEST = address.pack("255.255.255.255", 65535)
 
-unicode = st.text(st.characters(codec="utf-8"), max_size=100)
+unicode = st.text(max_size=100)
 some_marks = st.just(b"") | st.binary(min_size=16, max_size=16).map(marks.new)
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-(1 << 40), 1 << 40) | unicode,
@@ -41,11 +41,7 @@ messages = st.builds(
 )
 peers = st.binary(min_size=6, max_size=6).map(address.Address)
 keys = st.binary(min_size=32, max_size=32)
-names = st.text(st.characters(codec="utf-8"), min_size=1, max_size=chat.NAME_MAXIMUM)
-
-
-def padded(message: Message, to: int = 0) -> bytes:
-    return chat.encode(message, to)
+names = st.text(min_size=1, max_size=chat.NAME_MAXIMUM)
 
 
 def decoded(table: Any) -> Message:
@@ -195,7 +191,13 @@ def test_marks_that_are_none(mark: Any) -> None:
 def test_no_text_has_half_a_surrogate_pair() -> None:
     """UTF-8 has no form of it, so that nobody could show, keep or send it."""
     message = decoded(
-        {"type": "message", "peerID": "\ud800", "error": "\udfff", "data": "a\ud83d", "nonce": "\ud8"}
+        {
+            "type": "message",
+            "peerID": "\ud800",
+            "error": "\udfff",
+            "data": "a\ud83d",
+            "nonce": "\udc00",
+        }
     )
     for text in (message.peer_id, message.error, message.data, message.nonce):
         text.encode()
@@ -247,12 +249,14 @@ def test_a_peer_may_have_an_odd_name(name: Any) -> None:
 # Limits
 
 
-def printable(most: int) -> "st.SearchStrategy[str]":
-    characters = st.characters(codec="utf-8", categories=("L", "M", "N", "P", "S"))
-    return st.text(characters, min_size=1, max_size=most)
+printable = (
+    st.text(max_size=chat.NAME_MAXIMUM)
+    .map(lambda text: "".join(filter(str.isprintable, text)))
+    .filter(str.strip)
+)
 
 
-@given(printable(chat.NAME_MAXIMUM) | st.sampled_from(("\U0001f573" * 32, '"\\' * 16)))
+@given(printable | st.sampled_from(("\U0001f573" * 32, '"\\' * 16)))
 def test_no_answer_is_longer_than_a_request_of_ours(name: str) -> None:
     longest = Established(ID, name, FARTHEST, KEY, MARK, FARTHEST)
     answer = chat.encode(chat.of_established(longest))
@@ -260,8 +264,12 @@ def test_no_answer_is_longer_than_a_request_of_ours(name: str) -> None:
     assert len(chat.encode(Message("establish", ID, data=ID), chat.PADDED)) == chat.PADDED
 
 
-@given(st.text(max_size=2000) | st.sampled_from(("\x00" * 300, '"' * 900, "\U0001f573" * 450)))
+@given(
+    st.text(st.characters(), max_size=2000)
+    | st.sampled_from(("\x00" * 300, '"' * 900, "\U0001f573" * 450))
+)
 def test_every_text_that_is_taken_fits_in_a_datagram(text: str) -> None:
+    assume(text)
     try:
         taken = chat.check_text(text)
     except ValueError as error:
@@ -279,13 +287,15 @@ def test_beyond_a_datagram_nothing_is_encoded() -> None:
         chat.encode(Message("message", data="x" * 2048))
 
 
-@pytest.mark.parametrize("name", ["", " ", "\t", "b\nb", "b\x1b[31m", "b\u202eb", "\ud800", "n" * 33])
+@pytest.mark.parametrize(
+    "name", ["", " ", "\t", "b\nb", "b\x1b[31m", "b\u202eb", "\ud800", "n" * 33]
+)
 def test_names_that_nobody_may_have(name: str) -> None:
     with pytest.raises(ValueError):
         chat.check_name(name)
 
 
-@given(printable(chat.NAME_MAXIMUM))
+@given(printable)
 def test_names_that_anybody_may_have(name: str) -> None:
     assert chat.check_name(f"  {name} ") == chat.check_name(name) == name.strip()
 

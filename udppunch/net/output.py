@@ -6,7 +6,7 @@ import contextlib
 import os
 import select
 import stat
-from typing import Optional
+from typing import Iterator, Optional
 
 from udppunch.net.loop import Loop
 
@@ -16,13 +16,15 @@ _SHARED_CHUNK = 512  # what surely fits when a descriptor that may block is writ
 
 
 class Output:
-    """`broken` once nobody will take it. Without a descriptor all that is written is gone."""
+    """`broken` once nobody will take it, `trouble` says why. Without a descriptor all that is
+    written is gone."""
 
     def __init__(self, loop: Loop, shared: Optional[int]) -> None:
         self._loop = loop
         self._waiting = bytearray()
         self._watched = False
         self.broken = False
+        self.trouble = 0  # an errno
         self._own = _unshared(shared)
         self._descriptor = shared if self._own is None else self._own
 
@@ -38,7 +40,7 @@ class Output:
         """Whether it will be written, unless nobody takes it."""
         if self._descriptor is None or self.broken:
             return True
-        if len(self._waiting) + len(data) > 2 * MOST_WAITING:
+        if self._waiting and len(self._waiting) + len(data) > 2 * MOST_WAITING:
             return False
         self._waiting += data
         self._flush()
@@ -61,8 +63,9 @@ class Output:
                 del self._waiting[: self._write(bytes(self._waiting[:_CHUNK]))]
         except BlockingIOError:
             pass
-        except OSError:
+        except OSError as error:
             self.broken = True
+            self.trouble = error.errno or 0
             self._waiting.clear()
         self._watch(bool(self._waiting))
 
@@ -85,17 +88,22 @@ class Output:
         self._watched = wanted
 
 
-def _unshared(descriptor: Optional[int]) -> Optional[int]:
-    """The same file, opened anew so that it does not block: to change that of the descriptor
-    itself would change it for the shell, too. None if it can't be."""
-    if descriptor is None:
-        return None
-    with contextlib.suppress(OSError):
-        mode = os.fstat(descriptor).st_mode
-        if stat.S_ISCHR(mode) or stat.S_ISFIFO(mode):
-            flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY
-            own = os.open(f"/dev/fd/{descriptor}", flags)
+def _unshared(shared: Optional[int]) -> Optional[int]:
+    """A descriptor of its own for the same file, which does not block: to change that of the
+    shared one would change it for the shell, too. None if there can't be one."""
+    for path in _ways(shared) if shared is not None else ():
+        with contextlib.suppress(OSError):
+            own = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
             if not os.get_blocking(own):
                 return own
             os.close(own)
     return None
+
+
+def _ways(shared: int) -> Iterator[str]:
+    with contextlib.suppress(OSError):
+        mode = os.fstat(shared).st_mode
+        if stat.S_ISCHR(mode) or stat.S_ISFIFO(mode):
+            yield f"/dev/fd/{shared}"
+        os.tcgetpgrp(shared)  # it fails unless this is what the next one is
+        yield "/dev/tty"  # which may be opened also by somebody whose terminal is another's

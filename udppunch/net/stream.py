@@ -7,11 +7,10 @@ until it reads, and the oldest goes when there are too many.
 from __future__ import annotations
 
 import contextlib
-import errno
-import os
 import socket
 from typing import Callable, List, Protocol
 
+from udppunch.net.acceptor import Acceptor
 from udppunch.net.loop import Loop
 
 _MOST_STREAMS = 32
@@ -90,31 +89,18 @@ class StreamServer:
         most_octets: int,
     ) -> None:
         self._loop = loop
-        self._listener = listener
+        self._acceptor = Acceptor(listener)
         self._converse = converse
         self._most_octets = most_octets
         self._streams: List[Stream] = []
-        self._spare = os.open(os.devnull, os.O_RDONLY)
-        listener.setblocking(False)
         loop.watch(listener, self._accept)
 
     def _accept(self) -> None:
         self._streams = [stream for stream in self._streams if not stream.closed]
-        try:
-            sock, _ = self._listener.accept()
-        except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE):
-                self._refuse()
-            return  # or it went away again
+        sock = self._acceptor.accept()
+        if sock is None:
+            return
         if len(self._streams) >= _MOST_STREAMS:
             # The one that came first has had its time.
             self._streams.pop(0).close()
         self._streams.append(Stream(self._loop, sock, self._converse(), self._most_octets))
-
-    def _refuse(self) -> None:
-        """Takes a stream to close it: one that waits for a descriptor would not let the loop
-        sleep."""
-        os.close(self._spare)
-        with contextlib.suppress(OSError):
-            self._listener.accept()[0].close()
-        self._spare = os.open(os.devnull, os.O_RDONLY)

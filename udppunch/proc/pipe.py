@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -11,16 +12,18 @@ from typing import Optional
 
 from udppunch.config.people import PeerConfig
 from udppunch.config.process import ProcessConfig
-from udppunch.errors import EX_OSERR, CommandError
 from udppunch.net.clock import boot_time
 from udppunch.net.input import Input
 from udppunch.net.loop import Loop
 from udppunch.net.output import Output
+from udppunch.notices import event
 from udppunch.proc.signals import act_on_signals
 from udppunch.proc.ticker import Endpointless
 from udppunch.role.peer import Peer
 
 log = logging.getLogger(__name__)
+
+_FAILED = 1
 
 
 class _Pipe(Endpointless):
@@ -64,13 +67,19 @@ class _Pipe(Endpointless):
     def start(self, now: float) -> None: ...
 
     def expire(self, now: float) -> None:
-        if self._output.broken:
-            raise CommandError("what came cannot be written: the output is closed", EX_OSERR)
+        if self._output.broken and self.status_of_exit is None:
+            self._say_broken(self._output.trouble)
+            self.finish(_FAILED)
         if self.status_of_exit is not None:
             if not self._output.waits:
                 self._loop.stop()
         elif self._input.due:
             self._input.read()
+
+    def _say_broken(self, trouble: int) -> None:
+        """Who reads of a pipe may stop when he has enough: that is no error to be told."""
+        if trouble != errno.EPIPE:
+            event(log, logging.ERROR, "output", f"cannot write what comes: {os.strerror(trouble)}")
 
     def deadline(self) -> Optional[float]:
         over = self.status_of_exit is not None and not self._output.waits

@@ -13,6 +13,7 @@ from typing import Any, Callable, Dict, List, Sequence
 
 from udppunch import address
 from udppunch.net.clock import boot_time
+from udppunch.net.loop import Loop
 from udppunch.net.packets import Packets
 from udppunch.proc import control
 from udppunch.proc.board import Board, Process
@@ -110,12 +111,25 @@ def run_registrar(
     account = _Account(name, config, desk, board, slot)
     loop.add(Ticker(BEAT_EACH, account.beat), loop.outbox())
 
+    _heed_signals(loop, desk, estate, scene)
+    if group == 1:
+        scene.tell(loop, _statistics(scene, board, slot, account))
+    loop.run()
+    scene.say_stopped(registrar.tally.all())
+    if scene.control is not None and os.getppid() != scene.main_pid:
+        # The supervisor was killed, and can't clear it away.
+        control.remove(Path(scene.control.getsockname()))
+
+
+def _heed_signals(loop: Loop, desk: RegistrarRole, estate: Estate, scene: Scene) -> None:
+    registrar = desk.registrar
+
     def reload() -> None:
         if scene.read_again():
-            kind.configure(registrar, scene.current[group - 1])
+            KINDS[estate.role].configure(registrar, scene.current[estate.group - 1])
 
     def drain() -> None:
-        desk.drain(config.drain_timeout)
+        desk.drain(estate.config.drain_timeout)
 
     def hand_over() -> None:
         estate.write(registrar.estate())
@@ -131,13 +145,6 @@ def run_registrar(
             **dict.fromkeys(HANDING_OVER, hand_over),
         },
     )
-    if group == 1:
-        scene.tell(loop, _statistics(scene, board, slot, account))
-    loop.run()
-    scene.say_stopped(registrar.tally.all())
-    if scene.control is not None and os.getppid() != scene.main_pid:
-        # The supervisor was killed, and can't clear it away.
-        control.remove(Path(scene.control.getsockname()))
 
 
 class _Account:

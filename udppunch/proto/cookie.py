@@ -2,9 +2,9 @@
 
     time(2) ‖ mac(6)      seconds, the highest bit clear; HMAC-SHA-256 of time and address
 
-Who is asked for it takes the eight bytes for a number and says it again. Good for ten seconds, for any
-worker that has the same secret, and for that address alone. The mac is of the whole time, of
-which the wire has the last bits.
+Who is asked for it takes the eight bytes for a number and says it again. Good for ten seconds,
+for any worker that has the same secret, and for that address alone. The mac is of the whole
+time, of which the wire has the last bits.
 """
 
 from __future__ import annotations

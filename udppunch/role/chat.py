@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections import Counter, OrderedDict
+from collections import Counter
 from typing import Callable, Dict, Optional, Sequence
 
 from udppunch import address
@@ -18,19 +18,20 @@ from udppunch.address import Address
 from udppunch.config.people import ChatConfig
 from udppunch.contract import Burst, Endpoint, Lookup, Outbox, Route
 from udppunch.notices import Notices, event
-from udppunch.proto.chat.conversation import Conversation, Replayed, Seals
+from udppunch.proto.chat.conversation import Conversation, Replayed
 from udppunch.proto.chat.dialogue import Dialogue
 from udppunch.proto.chat.lines import Lines
+from udppunch.proto.chat.secrets import Secrets
 from udppunch.proto.chat.view import Peer, Refused, Screen, State, Status
 from udppunch.proto.limiter import TokenBucket
 from udppunch.proto.puncher import path as paths
 from udppunch.proto.puncher.consent import earliest
 from udppunch.proto.puncher.mapping import Mapping, why_no_path
-from udppunch.proto.puncher.meeting import Introduction, Meeting, Refusal, Registered, Word
+from udppunch.proto.puncher.meeting import Introduction, Meeting, Registered, Word
 from udppunch.proto.puncher.opening import Habit
 from udppunch.proto.puncher.path import Happening, Tools
 from udppunch.proto.puncher.peer_path import PeerPath
-from udppunch.wire import chat, marks, secrecy
+from udppunch.wire import chat, marks
 from udppunch.wire.chat import Message
 from udppunch.wire.malformed import Malformed
 
@@ -42,8 +43,8 @@ _GREETED_EACH = 15.0
 _NEVER_IDLE = 365 * 86400.0
 # So long a path is sought before people are told why it does not come up.
 _PATIENCE = 20.0
-_MOST_SECRETS = 64
 _UNDER_WAY = 256
+_GREETING = 300  # octets, or its answer would be longer
 _TALKING = (State.PUNCHING, State.DIRECT, State.GONE)
 
 
@@ -62,7 +63,7 @@ class Chat:
         self._outbox = outbox
         self._random = random
         self._wall = wall
-        self._keys = secrecy.KeyPair(random(secrecy.PRIVATE_LENGTH))
+        self._secrets = Secrets(random)
         self._mark = marks.new(random(marks.RANDOM))
         self._tools = Tools(
             outbox, random, TokenBucket(paths.CHECK_RATE, paths.CHECK_BURST), self.counters,
@@ -72,10 +73,9 @@ class Chat:
             self._tools, config.server, config.bind, self._new_dialogue, self._new_path
         )
         self._status = Status(
-            State.UNNAMED, str(config.server), "", chat.peer_id(self._keys.public),
-            chat.fingerprint(self._keys.public),
+            State.UNNAMED, str(config.server), "", chat.peer_id(self._secrets.keys.public),
+            chat.fingerprint(self._secrets.keys.public),
         )  # fmt: skip
-        self._seals: "OrderedDict[str, Seals]" = OrderedDict()
         self._conversation: Optional[Conversation] = None
         self._conversations = 0
         self._lines: Lines
@@ -91,15 +91,14 @@ class Chat:
         screen.status(self._status)
 
     def _new_dialogue(self, now: float) -> Dialogue:
-        return Dialogue(self._status.name, self._mark, self._keys, self._random, now)
+        return Dialogue(self._status.name, self._mark, self._secrets.keys, self._random, now)
 
     def _new_path(self, mapping: Mapping, now: float) -> PeerPath:
         return PeerPath(self._tools, self._mark, mapping, _HABIT, self._greeting, now)
 
     def _greeting(self) -> bytes:
-        return chat.encode(
-            Message("connect", self._status.id, version=chat.VERSION, mark=self._mark), 300
-        )
+        greeting = Message("connect", self._status.id, version=chat.VERSION, mark=self._mark)
+        return chat.encode(greeting, _GREETING)
 
     # What people ask for
 
@@ -222,7 +221,7 @@ class Chat:
             known = peer.fingerprint
         peer = Peer(word.identity, word.name, known, address.text(word.peer))
         if word.public_key:
-            self._learn(word.identity, word.key)
+            self._secrets.learn(word.identity, word.public_key)
         if state in (State.DIRECT, State.GONE) and self._conversation is not None:
             self._become(state, self._status.reason, peer=peer)
             return
@@ -234,7 +233,7 @@ class Chat:
         if peer is None:
             return
         try:
-            message, sealed = self._open(peer.id, datagram)
+            message, sealed = self._secrets.open(peer.id, datagram)
         except Replayed:
             self._count("replayed", "a message came a second time: passed over", now)
             return
@@ -252,32 +251,20 @@ class Chat:
         elif message.error:
             self._tell("unread", f"the peer's program says: {message.error[:200]}", now)
 
-    def _open(self, peer_id: str, datagram: bytes) -> "tuple[Message, bool]":
-        try:
-            return chat.decode(datagram), False
-        except Malformed:
-            seals = self._seals.get(peer_id)
-            if seals is None:
-                raise
-        return seals.unseal(datagram), True
-
     def _connected(self, route: Route) -> None:
         """The peer greets: it is told this end's key."""
-        key = chat.to_base64(self._keys.public)
-        message = Message("key", self._status.id, data=key, version=chat.VERSION, mark=self._mark)
+        key, own = chat.to_base64(self._secrets.keys.public), self._status.id
+        message = Message("key", own, data=key, version=chat.VERSION, mark=self._mark)
         self._outbox.send(route, chat.encode(message))
 
     def _key(self, path: PeerPath, peer: Peer, message: Message, route: Route, now: float) -> None:
         try:
             public = chat.public_key_of(message)
-            if chat.peer_id(public) != peer.id:
-                raise Malformed("another's key")
-            secret = self._keys.secret(public)
+            secret = self._secrets.learn(peer.id, public)
         except Malformed:
             said = "a key came that is not the peer's: somebody else may have answered; refused"
             self._count("wrong key", said, now)
             return
-        self._learn(peer.id, secret)
         self._status = dataclasses.replace(
             self._status, peer=dataclasses.replace(peer, fingerprint=chat.fingerprint(public))
         )
@@ -300,13 +287,6 @@ class Chat:
             self._lines.heard(text, plain=not sealed)
         else:
             self._count("unsealed", "a message came unencrypted: passed over", now)
-
-    def _learn(self, peer_id: str, secret: bytes) -> None:
-        """The secret with that peer. It is one for as long as both processes live."""
-        if peer_id not in self._seals:
-            self._seals[peer_id] = Seals(secret, self._random)
-            if len(self._seals) > _MOST_SECRETS:
-                self._seals.popitem(last=False)
 
     # What comes of it
 
@@ -331,7 +311,7 @@ class Chat:
         if self._conversation is None:
             self._conversations += 1
             self._conversation = Conversation(
-                self._seals[peer.id], self._status.id, peer.id, self._conversations
+                self._secrets.with_peer(peer.id), self._status.id, peer.id, self._conversations
             )
         self._conversation.hurry(now)
         where = address.text(path.peer.destination)

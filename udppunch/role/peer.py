@@ -85,6 +85,7 @@ class Peer:
         self._gives_up_at: Optional[float] = None
         self._quits_at: Optional[float] = None
         self._closes_at: Optional[float] = None
+        self._registered = False
         self._finished = False
         self._notices = Notices(log)
 
@@ -159,7 +160,9 @@ class Peer:
         if isinstance(word, Registered):
             seen = f", seen at {address.text(word.seen)}" if word.seen else ""
             said = f"registered as {self._config.name!r} at {self._meeting.server.lookup}{seen}"
-            event(log, logging.INFO, "registered", said)
+            level = logging.DEBUG if self._registered else logging.INFO
+            self._registered = True
+            event(log, level, "registered", said)
         elif isinstance(word, Refusal):
             event(log, logging.WARNING, "refused", word.text)
         else:
@@ -295,6 +298,7 @@ class Peer:
 
     def _judge_silence(self, now: float) -> None:
         if self._meeting.silent:
+            self._registered = False
             said = f"server {self._meeting.server.lookup} does not answer; asking on"
             self._notices.say(now, logging.WARNING, "server-silent", said)
         else:

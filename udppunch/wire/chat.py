@@ -105,21 +105,22 @@ def encode(message: Message, padded: int = 0) -> bytes:
     return encoded
 
 
-def decode(data: bytes) -> Message:
+def decode(datagram: bytes) -> Message:
     """Raises Malformed."""
-    if len(data) > LARGEST:
+    if len(datagram) > LARGEST:
         raise Malformed("longer than a datagram may be")
     try:
-        table = json.loads(data)
+        table = json.loads(datagram)
     except (ValueError, RecursionError):
         raise Malformed("not JSON") from None
     if not isinstance(table, dict) or not isinstance(table.get("type"), str):
         raise Malformed("not an object with a type")
+    data = table.get("data")
     return Message(
-        table["type"],
+        _text(table["type"]),
         _text(table.get("peerID")),
         _text(table.get("error")),
-        table.get("data"),
+        _text(data) if isinstance(data, str) else data,
         _number(table.get("v")),
         _mark(table.get("mark")),
         _text(table.get("nonce")),
@@ -211,6 +212,8 @@ def check_id(text: str) -> str:
 def check_text(text: str) -> str:
     """What can be said in one message. Raises ValueError."""
     text = text.encode("utf-8", "replace").decode()
+    if not text.strip():
+        raise ValueError("there is nothing in it")
     octets = len(_dump(text)) - 2
     if octets > TEXT_MAXIMUM:
         raise ValueError(f"a message has at most {TEXT_MAXIMUM} bytes, and this has {octets}")

@@ -22,8 +22,9 @@ from udppunch.proto.puncher.path import AnyConsent, Happening, Path, State, Tool
 from udppunch.wire.control import TOKEN_LENGTH, Pairing
 
 _INTRODUCTIONS = 8
-# In time for the leader's second attempt.
+# In time for the leader's second attempt, and for the later ones, which come ever more slowly.
 _STALLED_AFTER = 0.7
+_DOUBLINGS = 5
 
 
 class PeerPath(Path):
@@ -83,7 +84,7 @@ class PeerPath(Path):
         # Also while the path is up: who is introduced anew has lost it.
         found.begin(route, opening.opener_ttl, hold, now)
         if not self.leads and self.state is not State.UP:
-            self._stalls_at = now + _STALLED_AFTER
+            self._stalls_at = now + _STALLED_AFTER * 2.0 ** min(self._attempt, _DOUBLINGS)
 
     @property
     def gave_up(self) -> bool:
