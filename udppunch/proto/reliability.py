@@ -29,6 +29,7 @@ class _Sent(Generic[Message]):
     at: float
     due: float
     times: int = 1
+    measured: bool = True  # an acknowledgement can only be of the last time it was sent
 
 
 class Outgoing(Generic[Message]):
@@ -53,17 +54,12 @@ class Outgoing(Generic[Message]):
         self._waiting.append((self._last, message))
         return self._last
 
-    @property
-    def oldest(self) -> int:
-        """The first number that is not acknowledged."""
-        waiting = self._waiting[0][0] if self._waiting else self._last + 1
-        return min(self._sent, default=waiting)
-
     def due(self, now: float) -> List[Tuple[int, Message]]:
         """What is to be sent now, for the first time or again."""
         again = [(number, sent) for number, sent in self._sent.items() if sent.due <= now]
         for _, sent in again:
             sent.times += 1
+            sent.measured = False
             sent.due = now + min(self._patience * 2.0 ** (sent.times - 1), _LONGEST_PATIENCE)
         if again and now >= self._halved_at + self._patience:
             self._halved_at = now
@@ -80,7 +76,7 @@ class Outgoing(Generic[Message]):
         sent = self._sent.pop(number, None)
         if sent is None:
             return False
-        if sent.times == 1:
+        if sent.measured:
             self._measure(now - sent.at)
         self._window = min(WINDOW, self._window + 1)
         return True
@@ -90,6 +86,7 @@ class Outgoing(Generic[Message]):
         for sent in self._sent.values():
             sent.due = now
             sent.times = 1
+            sent.measured = False
 
     def deadline(self) -> Optional[float]:
         """When something is due; at once if the window has room for what waits."""
@@ -98,7 +95,7 @@ class Outgoing(Generic[Message]):
         return min((sent.due for sent in self._sent.values()), default=None)
 
     def _may_send(self, number: int) -> bool:
-        return len(self._sent) < self._window and number < self.oldest + WINDOW
+        return len(self._sent) < self._window and number < min(self._sent, default=number) + WINDOW
 
     def _measure(self, round_trip: float) -> None:
         if self._smoothed is None:
@@ -113,8 +110,8 @@ class Outgoing(Generic[Message]):
 class Incoming(Generic[Message]):
     """What has come, and is to be delivered in order."""
 
-    def __init__(self, first: int = 1) -> None:
-        self._next = first
+    def __init__(self) -> None:
+        self._next = 1
         self._early: Dict[int, Message] = {}
 
     def heard(self, number: int, message: Message) -> bool:

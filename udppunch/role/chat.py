@@ -382,8 +382,7 @@ class Chat:
     def deadline(self) -> Optional[float]:
         if self._status.state is State.UNNAMED:
             return None
-        deadline = earliest(self._meeting.deadline(), self._fails_at)
-        path = self._meeting.path
+        deadline, path = earliest(self._meeting.deadline(), self._fails_at), self._meeting.path
         if path is None or path.state is not paths.State.UP:
             return deadline
         if path.pairing is None or self._conversation is None:

@@ -21,7 +21,6 @@ Our own ends add fields by which they know each other:
            of the other peer
     nonce  in the server's greeting, for the client to repeat in register, which is sealed then
     seq    in message and ack, which is what answers a message: its number
-    base   in message: the number of the first that was not acknowledged yet
     pad    nothing, so that no answer is longer than its request
 
 The server's establish has the other's publicKey too, and where it saw the receiver as `you`.
@@ -67,7 +66,6 @@ class Message:
     mark: bytes = b""
     nonce: str = ""
     seq: int = 0
-    base: int = 0
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,6 @@ def encode(message: Message, padded: int = 0) -> bytes:
         "mark": to_base64(message.mark),
         "nonce": message.nonce,
         "seq": message.seq,
-        "base": message.base,
     }
     table.update({name: value for name, value in fields.items() if value})
     encoded = _dump(table)
@@ -125,7 +122,6 @@ def decode(datagram: bytes) -> Message:
         _mark(table.get("mark")),
         _text(table.get("nonce")),
         _number(table.get("seq")),
-        _number(table.get("base")),
     )
 
 
@@ -212,7 +208,7 @@ def check_id(text: str) -> str:
 def check_text(text: str) -> str:
     """What can be said in one message. Raises ValueError."""
     text = text.encode("utf-8", "replace").decode()
-    if not text.strip():
+    if not text:
         raise ValueError("there is nothing in it")
     octets = len(_dump(text)) - 2
     if octets > TEXT_MAXIMUM:

@@ -35,6 +35,10 @@ class Seals:
         self._secret = secret
         self._random = random
         self._nonces: "OrderedDict[bytes, None]" = OrderedDict()
+        # The last conversation that the peer has begun. It goes on where it was, also after this
+        # end has left one: so nothing that was ever heard is heard again.
+        self.latest = 0
+        self.incoming: Incoming[str] = Incoming()
 
     def seal(self, message: Message) -> bytes:
         nonce = self._random(secrecy.NONCE_LENGTH)
@@ -64,9 +68,7 @@ class Conversation:
         self._own_id = own_id
         self._peer_id = peer_id
         self._number = number
-        self._heard_number = 0
         self._outgoing: Outgoing[str] = Outgoing()
-        self._incoming: Incoming[str] = Incoming()
         self._answers: List[bytes] = []
 
     # This end's lines
@@ -89,9 +91,7 @@ class Conversation:
         said, self._answers = self._answers, []
         for number, text in self._outgoing.due(now):
             seq = self._number << _LINES_BITS | number & _LINES
-            base = self._outgoing.oldest
-            message = Message("message", self._own_id, data=text, seq=seq, base=base)
-            said.append(self._seals.seal(message))
+            said.append(self._seals.seal(Message("message", self._own_id, data=text, seq=seq)))
         return said
 
     def deadline(self) -> Optional[float]:
@@ -106,21 +106,19 @@ class Conversation:
     def acknowledged(self, message: Message, now: float) -> int:
         """The number of the line that arrived, if that is news; else 0."""
         number = message.seq & _LINES
-        if message.seq >> _LINES_BITS != self._number:
+        if message.peer_id != self._peer_id or message.seq >> _LINES_BITS != self._number:
             return 0
         return number if self._outgoing.acknowledged(number, now) else 0
 
     def heard(self, message: Message) -> List[str]:
         """The lines that are next, with one that came from an end that is ours."""
         number, line = message.seq >> _LINES_BITS, message.seq & _LINES
-        if message.peer_id != self._peer_id or number < self._heard_number:
+        if message.peer_id != self._peer_id or number < self._seals.latest:
             return []
-        if number > self._heard_number:
-            self._heard_number = number
-            # This end may have forgotten a conversation in which the peer is in the midst.
-            self._incoming = Incoming(max(1, message.base))
+        if number > self._seals.latest:
+            self._seals.latest, self._seals.incoming = number, Incoming()
         text = message.data if isinstance(message.data, str) else ""
-        if self._incoming.heard(line, text):
+        if self._seals.incoming.heard(line, text):
             ack = Message("ack", self._own_id, seq=message.seq)
             self._answers.append(self._seals.seal(ack))
-        return self._incoming.ready()
+        return self._seals.incoming.ready()
