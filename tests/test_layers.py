@@ -43,7 +43,7 @@ MAY: Dict[str, Set[str]] = {
     "proc": GROUND | {"config", "logs", "wire", "proto", "role", "net", "web"},
     "demo": GROUND | {"lab"},
     "probe": GROUND | {"wire", "net"},
-    "check": GROUND | {"config", "wire", "net", "probe"},
+    "check": GROUND | {"config", "wire", "proto", "net", "probe"},
     "stats": GROUND | {"config", "probe"},
     "cli": {"errors", "config", "logs", "usage", "originals", "proc", "demo", "check", "stats"},
     "__main__": {"cli"},

@@ -232,15 +232,20 @@ cgn-sym (behind a carrier's NAT too), udp-blocked.
 """
 
 _CHECK = """\
-Check whether a relay or a helper works, for cron and monitoring: one line, and exit status
-0 (OK), 1 (WARNING), 2 (CRITICAL) or 3 (UNKNOWN).
+Check whether a service works, or what kind of NAT this host is behind; for cron and monitoring.
+One line, and exit status 0 (OK), 1 (WARNING), 2 (CRITICAL) or 3 (UNKNOWN).
 
 Usage:
   udppunch check relay [options] ADDRESS
   udppunch check helper [options] ADDRESS
+  udppunch check rendezvous [options] ADDRESS
+  udppunch check serve [options] ADDRESS [KEY]
+  udppunch check nat [options] ADDRESS [SECOND]
+  udppunch check [options] --file FILE
 
-ADDRESS is host:port, [v6]:port or :port; a relay's port 6060 may be left out.
-LIMITS is a time, a share of loss, or both: what is above it is bad.
+ADDRESS is host:port, [v6]:port or :port: of the relay, helper or rendezvous, of the rendezvous
+where a server offers KEY, or of a STUN server; SECOND of another one. All but a helper's port may
+be left out. LIMITS is a time, a share of loss, or both: what is above it is bad.
 
 Options:
   -w --warning LIMITS   when to warn [default: 200ms,20%]
@@ -250,6 +255,16 @@ Options:
   --secret-file FILE    of a relay: its secret; also UDP_RELAY_SECRET_KEY [default: none]
   --password-file FILE  of a helper: its password; also UDPPUNCH_PASSWORD [default: none]
   --silent TIME         of a helper: critical if no exposer was heard for TIME [default: 60s]
+  --protocol NAME       of a rendezvous: puncher, holepunch, chat or stun [default: puncher]
+  --key-file FILE       of a server: read the key from FILE; also UDPPUNCH_KEY [default: none]
+  --echo TEXT           of a server: the service behind it has to answer TEXT [default: none]
+  --echo-hex BYTES      the same, in hexadecimal digits [default: none]
+  --expect TEXT         with --echo: to answer exactly TEXT [default: none]
+  --lifetime            of a NAT: seek how long it keeps an idle binding, too [default: off]
+  --longest TIME        with --lifetime: seek no longer one; it may take 8 times that [default: 3min]
+  --file FILE           run the checks that a YAML file lists [default: none]
+  --lock FILE           do nothing while another check holds FILE [default: none]
+  --splay TIME          wait first, for a random time up to TIME [default: none]
   --json                print the outcome as a JSON object [default: off]
   -q --quiet            print nothing when all is OK [default: off]
   -h --help             print this
@@ -275,7 +290,13 @@ Options:
 """
 
 # What can be checked.
-CHECKS: Dict[str, None] = {"relay": None, "helper": None}
+CHECKS: Dict[str, None] = {
+    "relay": None,
+    "helper": None,
+    "rendezvous": None,
+    "serve": None,
+    "nat": None,
+}
 
 UDPEXPOSER = """\
 Do what udpexposer does, with its own options: for a unit file that names them.

@@ -30,6 +30,14 @@ PATIENCE = 60.0
 _CHUNK = 65536
 
 
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    """Until it comes true, for reasons that nobody tells of."""
+    due = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < due, f"{what} did not come"
+        time.sleep(0.02)
+
+
 class Talker(Program):
     """`heard` is what it put out so far. `redirected` is for the shell, as `</dev/null`."""
 

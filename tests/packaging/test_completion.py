@@ -34,7 +34,7 @@ PATIENCE = 30.0
 PROMPT = "<ready>"
 ZSH = """\
 unset zle_bracketed_paste
-unsetopt prompt_cr prompt_sp beep
+unsetopt prompt_cr prompt_sp beep list_ambiguous
 LISTMAX=1000 PS1='<ready>'
 fpath=({made}/zsh $fpath)
 autoload -U compinit && compinit -u -d {home}/.zcompdump

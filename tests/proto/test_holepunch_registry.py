@@ -70,7 +70,13 @@ def test_a_holder_that_was_started_anew_is_known_by_its_host(mark: bytes) -> Non
     table = Registry(10)
     register(table, HERE, 0.0, MARK)
     assert register(table, address.with_port(HERE, 4001), 1.0, mark)
-    assert not register(table, address.pack("198.51.100.8", 4000), 1.5, OTHER) or not mark
+    assert holder(table) == address.with_port(HERE, 4001)
+
+
+def test_a_neighbour_is_not_its_host() -> None:
+    table = Registry(10)
+    register(table, HERE, 0.0, MARK)
+    assert not register(table, address.pack("198.51.100.8", 4000), 1.0, OTHER)
 
 
 def test_one_of_ours_has_one_name_and_an_original_may_have_several() -> None:

@@ -13,7 +13,7 @@ import subprocess
 import time
 from collections import deque
 from pathlib import Path
-from typing import Any, Callable, Deque, Dict, List, Optional, Sequence
+from typing import Any, Callable, Deque, Dict, List, Optional
 
 PROGRAM = shutil.which("chromium") or shutil.which("chromium-browser")
 PATIENCE = 30.0
@@ -37,11 +37,11 @@ class Navigated(AssertionError):
 class Browser:
     """A process of Chromium with nothing of other sessions; `folder` is for its profile.
 
-    `prefix` are words before its command, as `ip netns exec NAME`. While an answer is waited for
-    `turn` is called: what the browser is to talk with may live in this process.
+    While an answer is waited for `turn` is called: what the browser is to talk with may live in
+    this process.
     """
 
-    def __init__(self, folder: Path, prefix: Sequence[str] = ()) -> None:
+    def __init__(self, folder: Path) -> None:
         assert PROGRAM is not None
         to_browser, self._write = os.pipe()
         self.output, from_browser = os.pipe()
@@ -53,7 +53,7 @@ class Browser:
             os.dup2(ends[1], 4)
 
         self._process = subprocess.Popen(
-            [*prefix, PROGRAM, *_QUIET, f"--user-data-dir={folder}", "about:blank"],
+            [PROGRAM, *_QUIET, f"--user-data-dir={folder}", "about:blank"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("h11")
 pytest.importorskip("wsproto")
 
+from tests.lab.fixtures import *  # noqa: F403
 from tests.web.browser import PROGRAM, Browser, Tab
 from tests.web.stage import Stage
 

@@ -37,7 +37,7 @@ json_values = st.recursive(
 )
 numbers = st.integers(0, (1 << 53) - 1)
 messages = st.builds(
-    Message, unicode, unicode, unicode, json_values, numbers, some_marks, unicode, numbers, numbers
+    Message, unicode, unicode, unicode, json_values, numbers, some_marks, unicode, numbers
 )
 peers = st.binary(min_size=6, max_size=6).map(address.Address)
 keys = st.binary(min_size=32, max_size=32)
@@ -120,7 +120,7 @@ def check_fields(message: Message) -> None:
         assert isinstance(text, str)
     for text in (message.peer_id, message.error, message.nonce):
         text.encode()
-    for number in (message.version, message.seq, message.base):
+    for number in (message.version, message.seq):
         assert type(number) is int and 0 <= number < 1 << 53
     assert len(message.mark) in (0, marks.LENGTH)
 
@@ -133,7 +133,7 @@ def test_any_bytes_give_a_message_or_are_malformed(data: bytes) -> None:
         pass
 
 
-FIELDS = ("type", "peerID", "error", "data", "v", "mark", "nonce", "seq", "base", "pad", "more")
+FIELDS = ("type", "peerID", "error", "data", "v", "mark", "nonce", "seq", "pad", "more")
 
 
 @given(st.dictionaries(st.sampled_from(FIELDS), json_values | st.floats(), max_size=11))
@@ -179,8 +179,8 @@ def test_malformed(data: bytes) -> None:
 
 @pytest.mark.parametrize("number", [-1, 0, 1.0, 1.5, True, "1", None, 1 << 53, 10**30, [1]])
 def test_numbers_that_are_none(number: Any) -> None:
-    message = decoded({"type": "message", "v": number, "seq": number, "base": number})
-    assert (message.version, message.seq, message.base) == (0, 0, 0)
+    message = decoded({"type": "message", "v": number, "seq": number})
+    assert (message.version, message.seq) == (0, 0)
 
 
 @pytest.mark.parametrize("mark", ["", "AAAA", "no base64!", base64.b64encode(KEY).decode(), 1])
@@ -277,7 +277,7 @@ def test_every_text_that_is_taken_fits_in_a_datagram(text: str) -> None:
         assert len(json.dumps(text, ensure_ascii=False).encode(errors="replace")) > 1800
         return
     most = (1 << 53) - 1
-    encoded = chat.encode(Message("message", ID, data=taken, seq=most, base=most))
+    encoded = chat.encode(Message("message", ID, data=taken, seq=most))
     assert len(encoded) + chat.SEAL <= chat.LARGEST
     assert chat.decode(encoded).data == taken == text.encode(errors="replace").decode()
 

@@ -103,20 +103,19 @@ class Chat:
     # What people ask for
 
     def rename(self, name: str, now: float) -> None:
-        if self._status.state is not State.UNNAMED:
-            raise Refused(f"you are {self._status.name} already: start another chat for that")
-        try:
-            name = chat.check_name(name)
-        except ValueError as error:
-            raise Refused(str(error)) from None
-        self._become(State.REGISTERING, name=name)
-        self._meeting.start(now)
+        name = _checked(chat.check_name, name)
+        if self._status.state in (*_TALKING, State.ESTABLISHING):
+            raise Refused("reset first: the other one knows you by your present name")
+        named = self._status.state is not State.UNNAMED
+        self._become(State.REGISTERING, name=name, peer=None)
+        if named:
+            self._meeting.leave(now)
+            self._meeting.begin_anew(now)
+        else:
+            self._meeting.start(now)
 
     def connect(self, peer_id: str, now: float) -> None:
-        try:
-            identity = chat.check_id(peer_id)
-        except ValueError as error:
-            raise Refused(str(error)) from None
+        identity = _checked(chat.check_id, peer_id)
         if identity == self._status.id:
             raise Refused("that is your own id: the other one needs it")
         if self._status.state in (State.UNNAMED, State.REGISTERING):
@@ -128,10 +127,7 @@ class Chat:
         self._meeting.ask(identity, now)
 
     def say(self, text: str, now: float) -> None:
-        try:
-            text = chat.check_text(text)
-        except ValueError as error:
-            raise Refused(str(error)) from None
+        text = _checked(chat.check_text, text)
         path, conversation = self._meeting.path, self._conversation
         if self._status.state not in (State.DIRECT, State.GONE) or conversation is None:
             raise Refused("there is nobody to hear it yet")
@@ -206,7 +202,7 @@ class Chat:
             self._screen.notice(f"the server says: {word.text}")
 
     def _introduced(self, word: Introduction, endpoint: Endpoint, now: float) -> None:
-        peer, state = self._status.peer, self._status.state
+        peer, state, path = self._status.peer, self._status.state, self._meeting.path
         busy = state in (*_TALKING, State.ESTABLISHING)
         if busy and peer is not None and peer.id != word.identity:
             self._tell(word.identity, f"{word.name} wants to talk, id {word.identity}", now)
@@ -222,7 +218,7 @@ class Chat:
         peer = Peer(word.identity, word.name, known, address.text(word.peer))
         if word.public_key:
             self._secrets.learn(word.identity, word.public_key)
-        if state in (State.DIRECT, State.GONE) and self._conversation is not None:
+        if path is self._meeting.path:
             self._become(state, self._status.reason, peer=peer)
             return
         self._fails_at = now + _PATIENCE
@@ -398,3 +394,10 @@ class Chat:
 
     def gauges(self) -> Dict[str, int]:
         return {"paths up": int(self._status.state is State.DIRECT)}
+
+
+def _checked(check: Callable[[str], str], text: str) -> str:
+    try:
+        return check(text)
+    except ValueError as error:
+        raise Refused(str(error)) from None

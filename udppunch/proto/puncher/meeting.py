@@ -139,6 +139,10 @@ class Meeting:
     def resolved(self, found: Sequence[Address], reason: str, now: float) -> None:
         self.server.resolved(found, reason, now)
 
+    def begin_anew(self, now: float) -> None:
+        """Say to the server anew who this peer is."""
+        self._attempt(now)
+
     def _attempt(self, now: float) -> None:
         """Speak to the server from a fresh socket, and meet again by way of it."""
         for former in self._attempts:
