@@ -76,8 +76,8 @@ def _run(name: str, parsed: Dict[str, Any], environment: Mapping[str, str]) -> i
     if name == "check":
         from udppunch import check
 
-        roles = [role for role in usage.CHECKS if parsed.pop(role)]
-        return check.run(roles[0] if roles else "", parsed, environment)
+        named = [role for role in usage.CHECKS if parsed.pop(role)]
+        return check.run(named[0] if named else "", parsed, environment)
     if name == "stats":
         from udppunch import stats
 

@@ -150,18 +150,6 @@ def test_ours_speaks_with_an_original(waiter: str, asker: str, stage: Stage) -> 
 
 
 @of_servers
-@of_mixed
-def test_an_original_is_introduced_once(waiter: str, asker: str, stage: Stage) -> None:
-    """It forgets the peer's key when it is told of the same peer again, which nobody repairs."""
-    ours, theirs = sorted_out(*stage.pair(waiter, asker))
-    for number in range(3):
-        ours.say(f"line {number}")
-        theirs.wait_event("message", PATIENCE, data=f"line {number}", encrypted=True)
-    introductions = [event for event in theirs.events if event["event"] == "establish"]
-    assert len(introductions) == 1, str(theirs)
-
-
-@of_servers
 def test_ours_speaks_with_ours(stage: Stage) -> None:
     bob, alice = stage.pair("ours", "ours")
     assert isinstance(bob, Chatter) and isinstance(alice, Chatter)
@@ -290,4 +278,24 @@ def test_words_go_through_nats(
                 receiver.wait_heard(b"through both\n")
             else:
                 receiver.wait_event("message", PATIENCE, data="through both", encrypted=True)
+        stage.assert_sane()
+
+
+@pytest.mark.usefixtures("lab_permitted")
+@of_servers
+@of_mixed
+def test_an_original_far_away_is_introduced_once(server: str, waiter: str, asker: str) -> None:
+    """It forgets the peer's key when it is told of the same peer again, which nobody repairs."""
+    with Lab("prc", "prc", delay_a=0.2, delay_b=0.2) as lab, ExitStack() as stack:
+        stage = Stage(stack, server, (CORE, CHAT_PORT), popen=lab.rendezvous.popen)
+        bob = stage.start(waiter, "bob", popen=lab.a.popen)
+        alice = stage.start(asker, "alice", peer=bob.id, popen=lab.b.popen)
+        connected(bob, "alice")
+        connected(alice, "bob")
+        ours, theirs = sorted_out(bob, alice)
+        for number in range(3):
+            ours.say(f"line {number}")
+            theirs.wait_event("message", PATIENCE, data=f"line {number}", encrypted=True)
+        introductions = [event for event in theirs.events if event["event"] == "establish"]
+        assert len(introductions) == 1, str(theirs)
         stage.assert_sane()

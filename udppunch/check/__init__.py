@@ -1,61 +1,80 @@
 """`udppunch check`: whether what udppunch does for others works, for cron and monitoring.
 
-Each role has a probe of its own; output, exit statuses and most options are the same for all.
+Each check has a module of its own; output, exit statuses and most options are the same for all.
 What can't be checked because of ourselves is UNKNOWN; a service that gives no answer, or whose
 name has no address, is CRITICAL.
 """
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Mapping
+import logging
+from typing import Any, Dict, List, Mapping
 
-from udppunch.check import helper, output, relay
-from udppunch.check.output import Outcome, Report, Status
-from udppunch.check.thresholds import parse_limits
-from udppunch.config.parse import Invalid, parse_time
+from udppunch.check import alone, checks, file, output
+from udppunch.check.checks import Check
+from udppunch.check.output import Outcome, Report, Status, worst
+from udppunch.config.parse import Invalid, parse_probes
 from udppunch.config.settings import Setting, parse_all
-from udppunch.errors import CommandError, explained
+from udppunch.errors import CommandError
 
-_SETTINGS = {
-    "warning": Setting(parse_limits, "200ms,20%"),
-    "critical": Setting(parse_limits, "500ms,60%"),
-    "timeout": Setting(parse_time, "10s"),
-}
-# What options that one check has and another has not say when they are left out.
-_NOT_GIVEN = (None, "none", "60s")
-SETTINGS: Dict[str, Dict[str, Setting]] = {
-    "relay": {**_SETTINGS, **relay.SETTINGS},
-    "helper": {**_SETTINGS, **helper.SETTINGS},
-}
-_PROBES: Dict[str, Callable[[Mapping[str, Any], Mapping[str, str]], Outcome]] = {
-    "relay": relay.check,
-    "helper": helper.check,
-}
+# What the command line can say for all checks of a file.
+_FOR_ALL = {**checks.LIMITS, "probes": Setting(parse_probes, "5")}
+# What is said of a run, whatever it checks.
+_RUN = {"file": Setting(str, optional=True), **alone.SETTINGS}
+SETTINGS: Dict[str, Dict[str, Setting]] = {**checks.SETTINGS, "": {**_FOR_ALL, **_RUN}}
 
 
 def run(role: str, parsed: Mapping[str, Any], environment: Mapping[str, str]) -> int:
-    """Check a role and tell what was found; the exit status. Raises Invalid."""
-    for name in {**relay.SETTINGS, **helper.SETTINGS}:
-        if name not in SETTINGS[role] and parsed[name] not in _NOT_GIVEN:
-            raise Invalid(f"--{name} is not for a {role}")
-    limits = parse_all(_SETTINGS, {name: parsed[name] for name in _SETTINGS})
-    outcome = _outcome(role, parsed, environment)
-    report = Report(role, parsed["address"], outcome, limits["warning"], limits["critical"])
+    """Check a role, or, if that is empty, what a file says; and tell what was found.
+
+    The exit status. Raises Invalid.
+    """
+    _refuse_what_is_for_others(role, parsed)
+    # What is worth a line of a daemon's log is told in the outcome.
+    logging.getLogger("udppunch").addHandler(logging.NullHandler())
+    given = {name: value for name, value in parsed.items() if value not in (None, "none")}
+    values = parse_all(_RUN, _of(_RUN, given))
+    try:
+        ready = _ready(role, given, environment)
+        with alone.lock(values["lock"]) as is_alone:
+            if not is_alone:
+                said = f"not checked: another check holds {values['lock']}"
+                return int(_tell_run(role, parsed, Outcome(Status.OK, said)))
+            alone.wait(values["splay"])
+            return int(worst([_tell(each.run(), parsed) for each in ready]))
+    except CommandError as error:
+        return int(_tell_run(role, parsed, Outcome(Status.UNKNOWN, str(error))))
+
+
+def _refuse_what_is_for_others(role: str, parsed: Mapping[str, Any]) -> None:
+    for settings in SETTINGS.values():
+        for name, setting in settings.items():
+            is_given = parsed[name] not in (None, False, "none", setting.default)
+            if is_given and name not in SETTINGS[role] and name not in _RUN:
+                where = f"check {role}" if role else "the command line: write it in the file"
+                raise Invalid(f"--{name} is not for {where}")
+
+
+def _ready(role: str, given: Mapping[str, Any], environment: Mapping[str, str]) -> List[Check]:
+    """Raises Invalid and CommandError."""
+    if role:
+        return [checks.prepare(role, _of(checks.SETTINGS[role], given), environment)]
+    defaults = _of(_FOR_ALL, given)
+    parse_all(_FOR_ALL, defaults)  # for what is wrong in them is not the file's fault
+    return file.load(given["file"], defaults, environment)
+
+
+def _of(settings: Mapping[str, Setting], given: Mapping[str, Any]) -> Dict[str, Any]:
+    return {name: value for name, value in given.items() if name in settings}
+
+
+def _tell(report: Report, parsed: Mapping[str, Any]) -> Status:
     if not (parsed["quiet"] and report.status is Status.OK):
         output.write(report.document() if parsed["json"] else report.line())
-    return int(report.status)
+    return report.status
 
 
-def _outcome(role: str, parsed: Mapping[str, Any], environment: Mapping[str, str]) -> Outcome:
-    settings = SETTINGS[role]
-    given = {name: value for name, value in parsed.items() if name in settings and value != "none"}
-    try:
-        return _PROBES[role](parse_all(settings, given), environment)
-    except Invalid:
-        raise
-    except CommandError as error:
-        return Outcome(Status.UNKNOWN, str(error))
-    except OSError as error:
-        return Outcome(Status.UNKNOWN, error.strerror or type(error).__name__)
-    except Exception as error:
-        return Outcome(Status.UNKNOWN, explained(error)[0])
+def _tell_run(role: str, parsed: Mapping[str, Any], outcome: Outcome) -> Status:
+    """Of a run that came to no check."""
+    target = parsed["address"] if role else parsed["file"]
+    return _tell(Report(role or "file", target, outcome, {}, {}), parsed)

@@ -7,11 +7,9 @@ has not been heard for long publishes nothing, however well it answers.
 from __future__ import annotations
 
 import time
-from typing import Any, List, Mapping, Optional, Sequence
+from typing import Any, Callable, Mapping, Optional
 
-from udppunch.address import Address
-from udppunch.check.output import Measure, Outcome, Status
-from udppunch.check.thresholds import MILLISECONDS, PERCENT
+from udppunch.check.output import Measure, Outcome, Status, rtt_and_loss
 from udppunch.config.parse import (
     Invalid,
     parse_probes,
@@ -22,9 +20,8 @@ from udppunch.config.parse import (
 from udppunch.config.roles import password_key
 from udppunch.config.settings import Setting
 from udppunch.contract import Lookup
-from udppunch.probe import statistics
+from udppunch.probe import questions, statistics
 from udppunch.probe.lookup import addresses_of
-from udppunch.probe.statistics import Answer
 
 
 def _parse_helper(text: str) -> Lookup:
@@ -40,51 +37,33 @@ SETTINGS = {
 }
 
 
-def check(values: Mapping[str, Any], environment: Mapping[str, str]) -> Outcome:
-    """Check the helper that the settings name. Raises Invalid."""
+def prepare(values: Mapping[str, Any], environment: Mapping[str, str]) -> Callable[[], Outcome]:
+    """The check of the helper that the settings name. Raises Invalid and CommandError."""
     key = password_key(values["password-file"], environment)
     if not key:
         raise Invalid("no password: give --password-file FILE or UDPPUNCH_PASSWORD")
-    target, count = values["address"], values["probes"]
+    return lambda: _check(key, values)
+
+
+def _check(key: bytes, values: Mapping[str, Any]) -> Outcome:
     deadline = time.monotonic() + values["timeout"]
-    found, reason = addresses_of(target, deadline)
-    answers = _ask(found, key, count, deadline)
-    told = [answer.statistics for answer in answers if answer.statistics is not None]
-    loss = 100.0 * (1 - len(told) / max(1, len(answers)))
-    if not told:
-        measures = (Measure("rtt", None, MILLISECONDS), Measure("loss", loss, PERCENT))
-        return Outcome(Status.CRITICAL, answers[-1].trouble if answers else reason, measures)
-    heard = told[-1]["last_ka_s"]  # by the helper's clock, or 0
-    age = max(0, int(time.time()) - heard) if heard else None
-    return _judge(1000 * statistics.average(answers), loss, age, values)
+    found, reason = addresses_of(values["address"], deadline)
+    answers = questions.ask_any(found, statistics.inquiry(key), values["probes"], deadline)
+    rtt, loss = questions.average(answers), questions.loss(answers)
+    if rtt is None:
+        trouble = answers[-1].trouble if answers else reason
+        return Outcome(Status.CRITICAL, trouble, rtt_and_loss(rtt, loss))
+    told = next(answer.said for answer in reversed(answers) if answer.said is not None)
+    heard = told["last_ka_s"]
+    age = max(0, int(time.time()) - heard) if heard else None  # by the helper's clock, or 0
+    return _judge(rtt, loss, age, values["silent"])
 
 
-def _ask(found: Sequence[Address], key: bytes, count: int, deadline: float) -> List[Answer]:
-    """What came of the questions at the first address that answers any."""
-    answers: List[Answer] = []
-    for index, at in enumerate(found):
-        now = time.monotonic()
-        answers = []
-        for answer in statistics.ask_each(
-            at, key, count, now + (deadline - now) / (len(found) - index)
-        ):
-            answers.append(answer)
-            if answer.statistics is not None:
-                return [*answers, *statistics.ask_each(at, key, count - len(answers), deadline)]
-            if answer.refused:
-                break
-    return answers
-
-
-def _judge(rtt: float, loss: float, age: Optional[int], values: Mapping[str, Any]) -> Outcome:
-    measures = (
-        Measure("rtt", rtt, MILLISECONDS),
-        Measure("loss", loss, PERCENT),
-        Measure("keepalive", age, "s"),
-    )
+def _judge(rtt: float, loss: float, age: Optional[int], patience: float) -> Outcome:
+    measures = (*rtt_and_loss(rtt, loss), Measure("keepalive", age, "s"))
     if age is None:
         return Outcome(Status.CRITICAL, "no exposer has come yet", measures)
-    if age > values["silent"]:
+    if age > patience:
         return Outcome(Status.CRITICAL, f"no exposer heard for {age} s", measures)
-    text = f"rtt {rtt:.1f} ms, loss {loss:.0f} %, exposer heard {age} s ago"
+    text = f"rtt {1000 * rtt:.1f} ms, loss {loss:.0f} %, exposer heard {age} s ago"
     return Outcome(Status.OK, text, measures)

@@ -3,7 +3,7 @@
     UDPPUNCH RELAY OK - rtt 31.2 ms, loss 0 % | rtt=31.2ms;200;500;0 loss=0%;20;60;0;100
 
 The text before the bar has at most 80 characters, all of them ASCII, and fits the smallest
-display; the exit status is the `Status`.
+display, but for the checks that have to explain something; the exit status is the `Status`.
 """
 
 from __future__ import annotations
@@ -13,12 +13,16 @@ import enum
 import json
 import os
 import sys
-from typing import Any, Dict, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterable, Mapping, NamedTuple, Optional, Tuple
 
-from udppunch.check.thresholds import PERCENT, Limits, number
+from udppunch.check.thresholds import MILLISECONDS, PERCENT, Limits, number
 
 LONGEST_TEXT = 80
+LONGEST_EXPLANATION = 240
+_EXPLAINING = ("serve", "nat", "file")
 _GAP = "..."
+# From good to bad, as max_state_alt() of the monitoring plugins has it.
+_BY_SEVERITY = ("OK", "WARNING", "UNKNOWN", "CRITICAL")
 
 
 class Status(enum.IntEnum):
@@ -26,6 +30,11 @@ class Status(enum.IntEnum):
     WARNING = 1
     CRITICAL = 2
     UNKNOWN = 3
+
+
+def worst(statuses: Iterable[Status]) -> Status:
+    """The status of several checks together."""
+    return max(statuses, key=lambda status: _BY_SEVERITY.index(status.name))
 
 
 class Measure(NamedTuple):
@@ -36,22 +45,36 @@ class Measure(NamedTuple):
     unit: str
 
 
+def rtt_and_loss(rtt: Optional[float], loss: Optional[float]) -> Tuple[Measure, ...]:
+    """What most checks measure; `rtt` in seconds."""
+    milliseconds = None if rtt is None else 1000 * rtt
+    return Measure("rtt", milliseconds, MILLISECONDS), Measure("loss", loss, PERCENT)
+
+
 class Outcome(NamedTuple):
-    """What a probe found. Limits can make its status worse, not better."""
+    """What a probe found. Limits can make its status worse, not better.
+
+    `details` are for machines, which read neither text nor measures.
+    """
 
     status: Status
     text: str
     measures: Tuple[Measure, ...] = ()
+    details: Mapping[str, Any] = {}
 
 
 class Report(NamedTuple):
-    """The outcome of a check of `role` at `target`, with the limits it was held against."""
+    """The outcome of a check of `role` at `target`, with the limits it was held against.
+
+    `name` tells it from the others of a file.
+    """
 
     role: str
     target: str
     outcome: Outcome
     warning: Limits
     critical: Limits
+    name: str = ""
 
     @property
     def status(self) -> Status:
@@ -64,17 +87,22 @@ class Report(NamedTuple):
 
     def line(self) -> str:
         head = f"UDPPUNCH {self.role.upper()} {self.status.name} - "
-        text = head + _shortened(_plain(self.outcome.text), LONGEST_TEXT - len(head))
+        longest = LONGEST_EXPLANATION if self.role in _EXPLAINING else LONGEST_TEXT
+        text = _shortened(_plain(self.outcome.text), longest - len(head))
+        name = f"{_shortened(_plain(self.name), LONGEST_TEXT)}: " if self.name else ""
+        text = head + name + text
         figures = " ".join(map(self._performance, self.outcome.measures))
         return f"{text} | {figures}" if figures else text
 
     def document(self) -> str:
         document: Dict[str, Any] = {
             "check": self.role,
+            **({"name": self.name} if self.name else {}),
             "target": self.target,
             "status": self.status.name,
             "exit_status": int(self.status),
             "text": self.outcome.text,
+            **self.outcome.details,
         }
         for name, value, unit in self.outcome.measures:
             document[name] = {

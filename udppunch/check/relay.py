@@ -14,12 +14,11 @@ import os
 import select
 import socket
 import time
-from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Sequence, Set, Tuple
 
 from udppunch import address
 from udppunch.address import Address
-from udppunch.check.output import Measure, Outcome, Status
-from udppunch.check.thresholds import MILLISECONDS, PERCENT
+from udppunch.check.output import Outcome, Status, rtt_and_loss
 from udppunch.config.parse import (
     RELAY_PORT,
     parse_probes,
@@ -67,19 +66,22 @@ class Finding(NamedTuple):
     trouble: str = ""
 
 
-def check(values: Mapping[str, Any], environment: Mapping[str, str]) -> Outcome:
-    """Check the relay that the settings name. Raises Invalid."""
-    count, target = values["probes"], values["address"]
+def prepare(values: Mapping[str, Any], environment: Mapping[str, str]) -> Callable[[], Outcome]:
+    """The check of the relay that the settings name. Raises Invalid."""
     # Without any, what udp-relay publishes and takes.
     secret = relay_secret(values["secret-file"], environment) or relay.DEFAULT_SECRET
+    return lambda: _check(secret, values)
+
+
+def _check(secret: bytes, values: Mapping[str, Any]) -> Outcome:
+    count, target = values["probes"], values["address"]
     found = probe(target, secret, count, values["timeout"])
     loss = 100.0 * (count - len(found.round_trips)) / count
     if not found.round_trips:
-        measures = (Measure("rtt", None, MILLISECONDS), Measure("loss", loss, PERCENT))
-        return Outcome(Status.CRITICAL, found.trouble, measures)
-    rtt = 1000 * sum(found.round_trips) / len(found.round_trips)
-    measures = (Measure("rtt", rtt, MILLISECONDS), Measure("loss", loss, PERCENT))
-    return Outcome(Status.OK, f"rtt {rtt:.1f} ms, loss {loss:.0f} % to {target}", measures)
+        return Outcome(Status.CRITICAL, found.trouble, rtt_and_loss(None, loss))
+    rtt = sum(found.round_trips) / len(found.round_trips)
+    text = f"rtt {1000 * rtt:.1f} ms, loss {loss:.0f} % to {target}"
+    return Outcome(Status.OK, text, rtt_and_loss(rtt, loss))
 
 
 def probe(target: Lookup, secret: bytes, count: int, timeout: float) -> Finding:

@@ -81,7 +81,6 @@ class Chat:
         self._lines: Lines
         self._fails_at: Optional[float] = None
         self._greets_at: Optional[float] = None
-        self._silence_said = False
         self._notices = Notices(log)
 
     def join(self, screen: Screen) -> None:
@@ -357,7 +356,8 @@ class Chat:
             self._fails_at = None
             why = why_no_path(self._meeting.mapping, path.named if path is not None else None)
             self._become(State.FAILED, f"{why}; trying on, ever more slowly")
-        self._judge_silence()
+        if self._meeting.silent:
+            self._tell("silent", f"server {self._status.server} does not answer; asking on", now)
 
     def _say(self, path: PeerPath, route: Route, now: float) -> None:
         if path.pairing is not None and self._conversation is not None:
@@ -369,11 +369,6 @@ class Chat:
         elif self._greets_at is not None and now >= self._greets_at:
             self._greets_at = now + _GREETED_EACH
             self._outbox.send(route, self._greeting())
-
-    def _judge_silence(self) -> None:
-        if self._meeting.silent and not self._silence_said:
-            self._screen.notice(f"server {self._status.server} does not answer; asking on")
-        self._silence_said = self._meeting.silent
 
     def deadline(self) -> Optional[float]:
         if self._status.state is State.UNNAMED:
