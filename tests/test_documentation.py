@@ -38,6 +38,8 @@ PAGES = {
     "run": "udppunch.1",
     "serve": "udppunch-serve.1",
     "connect": "udppunch-connect.1",
+    "peer": "udppunch-peer.1",
+    "chat": "udppunch-chat.1",
     "demo": "udppunch-demo.1",
     "rendezvous": "udppunch-rendezvous.8",
     "relay": "udppunch-relay.8",
@@ -46,13 +48,17 @@ PAGES = {
     "check": "udppunch-check.1",
     "stats": "udppunch-stats.1",
 }
-DAEMONS = [*config.ROLES, "run"]
+# The commands that take settings of the process, all of them or some.
+PROCESSES = [*config.ROLES, *config.TALKS, "run"]
 CHECKED = {name: setting for each in check.SETTINGS.values() for name, setting in each.items()}
-SETTINGS = {**config.ROLES, "run": {}, "check": CHECKED, "stats": stats.SETTINGS}
+OF_COMMANDS = {**config.ROLES, **config.TALKS}
+SETTINGS = {**OF_COMMANDS, "run": {}, "check": CHECKED, "stats": stats.SETTINGS}
 ALL_PAGES = sorted(path.name for path in MANUAL.iterdir())
 # What --help says in words, and the setting's own default for it.
 IN_WORDS: Dict[str, Optional[str]] = {"any": None, "none": None, "off": "False"}
-IN_WORDS["use them where they work"] = "False"
+IN_WORDS["use them where they work"] = IN_WORDS["a stream"] = "False"
+IN_WORDS["answer them at LISTEN"] = "False"
+IN_WORDS["asked"] = None
 IN_WORDS["one a processor"] = None
 IN_WORDS[f"in {control_socket.FOLDER}"] = None
 
@@ -164,9 +170,11 @@ def test_page_names_no_option_that_does_not_exist(page: str) -> None:
 
 @pytest.mark.parametrize("command", sorted(SETTINGS))
 def test_help_has_the_defaults_of_the_settings(command: str) -> None:
-    settings = {**SETTINGS[command], **(config.PROCESS if command in DAEMONS else {})}
+    settings = {**SETTINGS[command], **(config.PROCESS if command in PROCESSES else {})}
+    if command == "chat":
+        settings["log-level"] = settings["log-level"]._replace(default=quieter_level())
     for option in options_in_help(command) - {Option("--help", "", "")}:
-        if command not in DAEMONS and option.name[2:] not in settings:
+        if command not in PROCESSES and option.name[2:] not in settings:
             # A switch that says how something is printed.
             assert (option.argument, option.default) == ("", "off")
             continue
@@ -176,11 +184,18 @@ def test_help_has_the_defaults_of_the_settings(command: str) -> None:
         assert setting.default in said, option
 
 
-@pytest.mark.parametrize("role", config.ROLES)
-def test_each_setting_is_an_option_or_an_argument(role: str) -> None:
-    options = {option.name[2:] for option in options_in_help(role)}
-    assert set(config.ROLES[role]) == options - {"help"} - set(config.PROCESS) | {
-        argument.lower() for argument in arguments_in_help(role)
+def quieter_level() -> str:
+    """What is logged of a chat, since what there is to be said is on the screen."""
+    program = (ROOT / "udppunch/cli.py").read_text(encoding="utf-8")
+    [level] = re.findall(r'setdefault\("log-level", "(\w+)"\)', program)
+    return level
+
+
+@pytest.mark.parametrize("command", OF_COMMANDS)
+def test_each_setting_is_an_option_or_an_argument(command: str) -> None:
+    options = {option.name[2:] for option in options_in_help(command)}
+    assert set(OF_COMMANDS[command]) == options - {"help"} - set(config.PROCESS) | {
+        argument.lower() for argument in arguments_in_help(command)
     }
 
 

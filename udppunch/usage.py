@@ -261,7 +261,7 @@ Options:
   --echo-hex BYTES      the same, in hexadecimal digits [default: none]
   --expect TEXT         with --echo: to answer exactly TEXT [default: none]
   --lifetime            of a NAT: seek how long it keeps an idle binding, too [default: off]
-  --longest TIME        with --lifetime: at most, in up to 8 times that time [default: 3min]
+  --longest TIME        of lifetimes to seek; it takes up to 8 times that [default: 3min]
   --file FILE           run the checks that a YAML file lists [default: none]
   --lock FILE           do nothing while another check holds FILE [default: none]
   --splay TIME          wait first, for a random time up to TIME [default: none]

@@ -417,16 +417,6 @@ def test_two_that_were_introduced_unmarked_know_each_other_by_their_greetings() 
     assert one.path.pairing is not None and two.path.pairing is not None
 
 
-def test_an_unmarked_peer_after_a_marked_one_is_another() -> None:
-    """What the former had in common with this end must not stand in the way of the latter."""
-    one, _ = pair()
-    one.introduced(GREATER, 0.0)
-    pass_time((one,), 0.0, 30.0, carried=False)
-    one.introduced(b"", 30.0, ELSEWHERE)
-    assert one.path.pairing is None and one.path.peer_mark == b""
-    assert one.hear(ELSEWHERE, HELLO, 30.1) is Happening.GREETING
-
-
 # Whatever comes
 
 

@@ -14,6 +14,7 @@ command.
 from __future__ import annotations
 
 import array
+import fcntl
 import os
 import socket
 import subprocess
@@ -125,17 +126,16 @@ def main(numbers: str, names: str, *command: str) -> NoReturn:
     given = [int(number) for number in numbers.split(",") if number]
     beyond = FIRST + len(given)
     # Out of the way first: one of them may be where another one is to be.
-    moved = []
+    moved = [fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, beyond) for number in given]
     for number in given:
-        while True:
-            number = os.dup(number)
-            if number >= beyond:
-                break
-        moved.append(number)
+        os.set_inheritable(number, False)
     for at, number in enumerate(moved, FIRST):
         os.dup2(number, at)
-    os.closerange(beyond, max([beyond, *given, *moved]) + 1)
-    listen = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(given)), "LISTEN_FDNAMES": names}
+    listen = {
+        "LISTEN_PID": str(os.getpid()),
+        "LISTEN_FDS": str(len(given)),
+        "LISTEN_FDNAMES": names,
+    }
     os.execve(command[0], command, {**os.environ, **(listen if given else {})})
 
 

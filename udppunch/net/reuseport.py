@@ -23,21 +23,25 @@ log = logging.getLogger("udppunch.net")
 _NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT)
 
 
-def bind_groups(binds: Sequence[Address], copies: int, label: str) -> List[List[socket.socket]]:
-    """For each address so many sockets. Raises CommandError, with none left open.
+def bind_groups(
+    binds: Sequence[Address], copies: int, label: str, *, among: Sequence[Address] = ()
+) -> List[List[socket.socket]]:
+    """For each address so many sockets. Raises CommandError, with none left open. `among` are
+    all addresses of the role, if these are only some of them.
 
     The IPv6 wildcard serves IPv4 too, unless that port's IPv4 wildcard is asked for as well;
     on a host without IPv6 it serves IPv4 alone.
     """
+    every = among or binds
     for bind in binds:
-        if address.port(bind) and list(binds).count(bind) > 1:
+        if address.port(bind) and list(every).count(bind) > 1:
             where = address.text(bind)
             raise CommandError(f"{label} is to listen on {where} twice: once is enough", EX_CONFIG)
     groups: List[List[socket.socket]] = []
     try:
         for bind in binds:
             dual_stack = address.is_wildcard(bind) and not address.is_ipv4(bind)
-            if address.with_port(address.ANY_IPV4, address.port(bind)) in binds:
+            if address.with_port(address.ANY_IPV4, address.port(bind)) in every:
                 dual_stack = False
             try:
                 groups.append(_group(bind, copies, dual_stack))

@@ -21,7 +21,7 @@ from udppunch.proc.estate import Estate
 from udppunch.proc.kinds import KINDS, SharedRole
 from udppunch.proc.registrar import RegistrarRole
 from udppunch.proc.scene import BEAT_EACH, Roles, Scene, nothing
-from udppunch.proc.signals import HANDING_OVER, Leaving, act_on_signals
+from udppunch.proc.signals import ENDING, HANDING_OVER, Leaving, act_on_signals, hold_signals
 from udppunch.proc.statistics import Statistics, describe_role
 from udppunch.proc.systemd import Notifier
 from udppunch.proc.ticker import Ticker
@@ -135,14 +135,19 @@ class _Crew:
 
     def stop(self) -> None:
         event(log, logging.INFO, "stopping", "stopping")
+        self.leaving = Leaving.FOR_GOOD
         self.loop.stop()
 
-    def hand_over(self, leaving: Leaving, estates: Sequence[Estate]) -> None:
+    def hand_over(self, leaving: Leaving, estates: Sequence[Estate], scene: Scene) -> None:
         """What registrars know is for who comes next."""
+        if any(desk.draining for desk in self.desks) or not scene.may_leave(leaving):
+            return
         event(log, logging.INFO, "handing-over", "handing over to a new process")
         self.leaving = leaving
         for desk, estate in zip(self.desks, estates):
             estate.write(desk.registrar.estate())
+        for role, _ in self.shared:
+            role.keep()
         self.loop.stop()
 
     def say_state(self) -> None:
@@ -179,7 +184,7 @@ def run_all(roles: Roles, estates: Sequence[Estate], scene: Scene) -> Leaving:
         else:
             crew.stop()  # the terminal is gone; not without a goodbye
 
-    act_on_signals(
+    queue = act_on_signals(
         loop,
         {
             signal.SIGTERM: crew.terminate,
@@ -187,7 +192,7 @@ def run_all(roles: Roles, estates: Sequence[Estate], scene: Scene) -> Leaving:
             signal.SIGHUP: hang_up,
             signal.SIGUSR1: crew.say_state,
             **{
-                number: functools.partial(crew.hand_over, leaving, estates)
+                number: functools.partial(crew.hand_over, leaving, estates, scene)
                 for number, leaving in HANDING_OVER.items()
             },
         },
@@ -203,6 +208,9 @@ def run_all(roles: Roles, estates: Sequence[Estate], scene: Scene) -> Leaving:
     )
     scene.tell(loop, statistics)
     loop.run()
+    hold_signals()
+    if any(number in ENDING for number in queue.take()):
+        crew.leaving = Leaving.FOR_GOOD
     scene.say_stopped(crew.counted())
     return crew.leaving
 
@@ -238,5 +246,10 @@ def _tell_service_manager(crew: _Crew, scene: Scene) -> None:
         notifier.tell(**told)
 
     each = min(_STATUS_EACH, notifier.watchdog or _STATUS_EACH)
-    ticker = Ticker(each, tick, lambda now: notifier.tell(STOPPING="1"))
+
+    def goodbye(now: float) -> None:
+        if crew.leaving is not Leaving.TO_RETURN:
+            notifier.tell(STOPPING="1")
+
+    ticker = Ticker(each, tick, goodbye)
     crew.loop.add(ticker, crew.loop.outbox())

@@ -12,6 +12,7 @@ import sys
 from typing import Any, Callable, List, Mapping, Optional, Sequence, Set
 
 from udppunch import logs
+from udppunch.address import Address
 from udppunch.config.process import ProcessConfig
 from udppunch.config.roles import ExposeConfig
 from udppunch.errors import DESCRIPTORS, EX_CANTCREAT, EX_OSERR, CommandError
@@ -68,6 +69,7 @@ def run(
                 log.warning("relay without a secret: anybody may be relayed (--secret-file)")
             if role == "helper" and not config.key:
                 log.warning("helper without a password: %s (--password-file)", _HELPER_RISKS)
+        inheritance.keep([bind for _, config in roles for bind in _binds(config)])
         named = [(role, config) for role, config in roles if role in KINDS]
         estates = [
             Estate(role, group, config, _workers(config), inheritance)
@@ -77,21 +79,26 @@ def run(
             leaving = _supervise(roles, estates, scene)
         else:
             leaving = crew.run_all(roles, estates, scene)
-        ignore_signals()
-    _take_leave(leaving, estates, environment)
+        if leaving is Leaving.FOR_GOOD:
+            ignore_signals()
+    _take_leave(leaving, estates, inheritance, environment)
 
 
 def _take_leave(
-    leaving: Leaving, estates: Sequence[Estate], environment: Mapping[str, str]
+    leaving: Leaving,
+    estates: Sequence[Estate],
+    inheritance: Inheritance,
+    environment: Mapping[str, str],
 ) -> None:
     """Hand over what there is, if somebody is to come next."""
     if leaving is Leaving.FOR_ANOTHER:
-        leave_to_manager(estates, Notifier(environment))
+        if not leave_to_manager(estates, Notifier(environment)):
+            log.warning("no service manager keeps the sockets: what comes next begins anew")
     elif leaving is Leaving.TO_RETURN:
         event(log, logging.INFO, "replaced", "begun anew, with all that is open")
         command = _own_command()
         try:
-            replace_self(estates, command)
+            replace_self(estates, inheritance, command)
         except OSError as error:
             text = f"cannot start {command[0]} anew: {error.strerror}"
             raise CommandError(text, EX_OSERR) from None
@@ -129,7 +136,7 @@ def _supervise(roles: Roles, estates: Sequence[Estate], scene: Scene) -> Leaving
         run_others = functools.partial(crew.run_others, others, scene)
         children.append(Child("others", Kind.LEADER, 0, run_others))
     notifier = Notifier(scene.environment)
-    return Supervisor(children, notifier, drain, scene.read_again).run()
+    return Supervisor(children, notifier, drain, scene.read_again, scene.may_leave).run()
 
 
 def _group(estate: Estate, label: str, scene: Scene) -> List[Child]:
@@ -146,6 +153,12 @@ def _group(estate: Estate, label: str, scene: Scene) -> List[Child]:
         run_worker = functools.partial(worker.run_worker, seat, scene)
         children.append(Child(f"{label}worker {index + 1}", Kind.FOLLOWER, group, run_worker))
     return children
+
+
+def _binds(config: Any) -> Sequence[Address]:
+    """Where it listens, as far as that is configured."""
+    binds: Sequence[Address] = getattr(config, "binds", getattr(config, "listen", ()))
+    return binds
 
 
 def _workers(config: Any) -> int:

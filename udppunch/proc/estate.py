@@ -16,8 +16,9 @@ import logging
 import os
 import socket
 import stat
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
+from udppunch import address
 from udppunch.address import Address
 from udppunch.net import reuseport, sockaddr
 from udppunch.net.area import Area
@@ -28,46 +29,62 @@ from udppunch.wire.malformed import Malformed
 log = logging.getLogger(__name__)
 
 _FORMAT = 1
-_MEMORY, _WILL = "memory", "will"
+_MEMORY, _WILL, _SOCKET = "memory", "will", "socket"
 _VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 
 class Inheritance:
-    """What came by. Each socket is given once; `close` lets go of what nobody wanted."""
+    """What came by, sockets by their address and other files by their name."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._sockets: Dict[Address, List[socket.socket]] = {}
         self._files: Dict[str, int] = {}
-        for number, name in _described(environment):
-            os.set_inheritable(number, False)
-            if stat.S_ISSOCK(os.fstat(number).st_mode):
-                self._note_socket(socket.socket(fileno=number))
-            else:
-                self._files[name] = number
+        described = _described(environment)
         for variable in _VARIABLES:
             os.environ.pop(variable, None)
+        # Our own names tell their order, which a service manager need not keep; and what it keeps
+        # it may have opened itself, and hand over twice.
+        seen: Set[int] = set()
+        for name, number in sorted(described, key=lambda one: (_SOCKET not in one[0], one[0])):
+            os.set_inheritable(number, False)
+            status = os.fstat(number)
+            if not stat.S_ISSOCK(status.st_mode):
+                self._files[name] = number
+            elif status.st_ino in seen:
+                os.close(number)
+            else:
+                seen.add(status.st_ino)
+                self._note_socket(socket.socket(fileno=number))
 
     def sockets(self, bind: Address) -> List[socket.socket]:
-        """Those at that address."""
+        """Those at that address, to be the caller's."""
         return self._sockets.pop(bind, [])
 
     def count(self, bind: Address) -> int:
         """How many there are at that address."""
         return len(self._sockets.get(bind, ()))
 
+    def lend(self, bind: Address) -> Optional[socket.socket]:
+        """One at that address, which is kept for who comes next as well."""
+        kept = self._sockets.get(bind)
+        return kept[0].dup() if kept else None
+
     def file(self, name: str) -> Optional[int]:
+        """To be the caller's."""
         return self._files.pop(name, None)
 
-    def close(self) -> None:
-        for sockets in self._sockets.values():
-            for sock in sockets:
-                where = sock.getsockname()
-                log.warning("no role wants the socket at %s that was handed over", where)
+    def keep(self, binds: Sequence[Address]) -> None:
+        """Let go of the sockets that are at none of these."""
+        for bind in [bind for bind in self._sockets if bind not in _with_ipv4(binds)]:
+            where = address.text(bind)
+            log.warning("no role listens on %s, whose socket was handed over: closed", where)
+            for sock in self._sockets.pop(bind):
                 sock.close()
-        for number in self._files.values():
-            os.close(number)
-        self._sockets.clear()
-        self._files.clear()
+
+    def files(self) -> Dict[str, int]:
+        """The sockets that are kept, by name."""
+        kept = [sock for sockets in self._sockets.values() for sock in sockets]
+        return {f"lent-{_SOCKET}-{at:03}": sock.fileno() for at, sock in enumerate(kept)}
 
     def _note_socket(self, sock: socket.socket) -> None:
         if sock.type != socket.SOCK_DGRAM or sock.family not in (socket.AF_INET, socket.AF_INET6):
@@ -88,22 +105,30 @@ class Estate:
         self.role = role
         self.group = group
         self.config = config
-        inherited = [inheritance.count(bind) for bind in config.binds]
-        self.workers = inherited[0] if inherited[0] else workers
-        if all(count == self.workers for count in inherited):
-            if self.workers != workers:
-                log.warning(
-                    "%s: as many workers as sockets were handed over: %s", role, self.workers
-                )
-            self.sockets = [inheritance.sockets(bind) for bind in config.binds]
-        else:
-            self.workers = workers
-            self.sockets = reuseport.bind_groups(config.binds, workers, role)
         self._prefix = f"{role}-{group}"
+        self.workers = max(map(inheritance.count, _with_ipv4(config.binds))) or workers
+        if self.workers != workers:
+            said = "%s: as many workers as sockets were handed over: %s"
+            log.warning(said, role, self.workers)
+        self.sockets = [self._group(bind, inheritance) for bind in config.binds]
         self.inherited = self._read(inheritance.file(f"{self._prefix}-{_WILL}"))
         memory = inheritance.file(f"{self._prefix}-{_MEMORY}")
-        self.area = Area(role, memory if self.inherited is not None else None)
+        if memory is not None and self.inherited is None:
+            os.close(memory)
+            memory = None
+        self.area = Area(role, memory)
         self._will = Area(role)
+
+    def _group(self, bind: Address, inheritance: Inheritance) -> List[socket.socket]:
+        """A socket for each worker at that address."""
+        binds = self.config.binds
+        for at in (bind, _ipv4_of(bind)) if _ipv4_of(bind) not in binds else (bind,):
+            found = inheritance.sockets(at)
+            if len(found) == self.workers:
+                return found
+            for sock in found:  # opened by a manager for fewer workers, or for more
+                sock.close()
+        return reuseport.bind_groups([bind], self.workers, self.role, among=binds)[0]
 
     def write(self, known: Sequence[wire.Message]) -> None:
         """What the registrar knows, for who comes next."""
@@ -111,13 +136,17 @@ class Estate:
             records = b"".join(map(wire.encode, known))
             os.pwrite(self._will.descriptor, self._header() + records, 0)
 
-    def files(self) -> Dict[str, List[int]]:
-        """What there is to hand over, by name."""
-        numbers = {"sockets": [sock.fileno() for group in self.sockets for sock in group]}
+    def files(self) -> Dict[str, int]:
+        """What there is to hand over, by name; sockets in the order of the names."""
+        numbers = {
+            f"{_SOCKET}-{place:03}-{worker:03}": sock.fileno()
+            for place, group in enumerate(self.sockets)
+            for worker, sock in enumerate(group)
+        }
         for name, area in ((_MEMORY, self.area), (_WILL, self._will)):
             if area.descriptor is not None:
-                numbers[name] = [area.descriptor]
-        return {f"{self._prefix}-{name}": listed for name, listed in numbers.items()}
+                numbers[name] = area.descriptor
+        return {f"{self._prefix}-{name}": number for name, number in numbers.items()}
 
     def _header(self) -> bytes:
         """Whoever would write another one cannot read what comes behind it."""
@@ -147,43 +176,48 @@ class Estate:
 
 def leave_to_manager(estates: Sequence[Estate], notifier: Notifier) -> bool:
     """Have the service manager keep it for the next process; whether it does."""
-    kept = [
-        notifier.store(name, numbers)
-        for estate in estates
-        for name, numbers in estate.files().items()
-    ]
-    return all(kept) and notifier.wait()
+    files = [one for estate in estates for one in estate.files().items()]
+    return all([notifier.store(name, number) for name, number in files]) and notifier.wait()
 
 
-def replace_self(estates: Sequence[Estate], command: Sequence[str]) -> None:
+def replace_self(
+    estates: Sequence[Estate], inheritance: Inheritance, command: Sequence[str]
+) -> None:
     """Become the program that is installed now. Raises OSError if that can't be; else it does
     not return."""
-    names: List[str] = []
-    numbers: List[int] = []
+    files = dict(inheritance.files())
     for estate in estates:
-        for name, listed in estate.files().items():
-            names += [name] * len(listed)
-            numbers += listed
+        files.update(estate.files())
     # Out of the way first: one of them may be where another one is to be.
-    beyond = FIRST_DESCRIPTOR + len(numbers)
-    moved = [_moved(number, beyond) for number in numbers]
+    beyond = FIRST_DESCRIPTOR + len(files)
+    moved = [_moved(number, beyond) for number in files.values()]
     for at, number in enumerate(moved, FIRST_DESCRIPTOR):
         os.dup2(number, at, inheritable=True)
     environment = {
         **os.environ,
         "LISTEN_PID": str(os.getpid()),
         "LISTEN_FDS": str(len(moved)),
-        "LISTEN_FDNAMES": ":".join(names),
+        "LISTEN_FDNAMES": ":".join(files),
     }
     os.execve(command[0], list(command), environment)
+
+
+def _ipv4_of(bind: Address) -> Address:
+    """Where the IPv6 wildcard is on a host without IPv6; any other address as it is."""
+    wildcard = address.is_wildcard(bind)
+    return address.with_port(address.ANY_IPV4, address.port(bind)) if wildcard else bind
+
+
+def _with_ipv4(binds: Sequence[Address]) -> Set[Address]:
+    return {*binds, *map(_ipv4_of, binds)}
 
 
 def _moved(number: int, beyond: int) -> int:
     return fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, beyond)
 
 
-def _described(environment: Mapping[str, str]) -> "list[tuple[int, str]]":
-    """The numbers and names of the files that were handed to this very process."""
+def _described(environment: Mapping[str, str]) -> List[Tuple[str, int]]:
+    """The names and numbers of the files that were handed to this very process."""
     try:
         if int(environment.get("LISTEN_PID", "0")) != os.getpid():
             return []
@@ -197,5 +231,5 @@ def _described(environment: Mapping[str, str]) -> "list[tuple[int, str]]":
     for number, name in zip(numbers, names):
         with contextlib.suppress(OSError):
             os.fstat(number)
-            described.append((number, name))
+            described.append((name, number))
     return described

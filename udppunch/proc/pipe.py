@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import functools
 import logging
 import os
 import signal
 import sys
 from collections import Counter
-from typing import Optional
+from typing import List, Optional
 
 from udppunch.config.people import PeerConfig
 from udppunch.config.process import ProcessConfig
@@ -24,6 +25,7 @@ from udppunch.role.peer import Peer
 log = logging.getLogger(__name__)
 
 _FAILED = 1
+_BY_SIGNAL = 128
 
 
 class _Pipe(Endpointless):
@@ -100,8 +102,15 @@ def run(config: PeerConfig, process: ProcessConfig) -> int:
     pipe.peer = Peer(config, outbox, os.urandom, pipe)
     loop.add(pipe.peer, outbox)
     loop.add(pipe, loop.outbox())
-    act_on_signals(
-        loop, {signal.SIGTERM: loop.stop, signal.SIGINT: loop.stop, signal.SIGHUP: loop.stop}
-    )
+    killed_by: List[int] = []
+
+    def end(number: int) -> None:
+        killed_by.append(number)
+        loop.stop()
+
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    act_on_signals(loop, {number: functools.partial(end, number) for number in numbers})
     loop.run()
+    if pipe.status_of_exit is None and killed_by:
+        return _BY_SIGNAL + killed_by[0]  # as a shell tells of it
     return pipe.status_of_exit or 0

@@ -22,12 +22,16 @@ class RegistrarRole(Endpointless):
         self.over = False
         self._drain_until: Optional[float] = None
         self._drain_for: Optional[float] = None
+        self._leave: Optional[Callable[[], None]] = None
 
     def start(self, now: float) -> None:
         self.registrar.start(now)
 
     def expire(self, now: float) -> None:
         self.registrar.expire(now)
+        if self._leave is not None and self.registrar.settled:
+            self._leave()
+            self._leave = None
         if self._drain_for is not None and self._drain_until is None:
             self._drain_until = now + self._drain_for
         if self._drain_until is None:
@@ -38,6 +42,8 @@ class RegistrarRole(Endpointless):
 
     def deadline(self) -> Optional[float]:
         if self._drain_for is not None and self._drain_until is None:
+            return 0.0
+        if self._leave is not None and self.registrar.settled:
             return 0.0
         due = self.registrar.deadline()
         if self._drain_until is None or due is None:
@@ -58,6 +64,10 @@ class RegistrarRole(Endpointless):
                 return
             text = f"stopping when the last channel ends, or after {seconds:g} s"
             event(log, logging.INFO, "draining", text)
+
+    def leave(self, written: Callable[[], None]) -> None:
+        """Call `written` once the registrar knows all that it is to leave behind."""
+        self._leave = written
 
     @property
     def draining(self) -> bool:

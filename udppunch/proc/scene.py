@@ -21,6 +21,7 @@ from udppunch.notices import event
 from udppunch.proc import control, metrics
 from udppunch.proc.estate import Inheritance
 from udppunch.proc.kinds import KINDS
+from udppunch.proc.signals import Leaving
 from udppunch.proc.statistics import Statistics
 
 log = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ class Scene:
         def open_socket(endpoint: Endpoint) -> socket.socket:
             sock = given.get(endpoint.bind) if endpoint.label in KINDS else None
             if sock is None and address.port(endpoint.bind) and endpoint.remote is None:
-                sock = next(iter(self.inheritance.sockets(endpoint.bind)), None)
+                sock = self.inheritance.lend(endpoint.bind)
             return udp.open_socket(endpoint) if sock is None else sock
 
         def largest(setting: str, default: Any) -> Any:
@@ -100,6 +101,16 @@ class Scene:
         if os.getpid() == self.main_pid:
             said = "SIGHUP: secret, limits and log level read again"
             event(log, logging.INFO, "reloaded", said)
+        return True
+
+    def may_leave(self, leaving: Leaving) -> bool:
+        """Whether who comes next could begin: not with a file that is wrong, which is logged."""
+        if leaving is Leaving.TO_RETURN:
+            try:
+                self.reread()
+            except Exception as error:
+                log.error("not begun anew: %s; all stays as it was", explained(error)[0])
+                return False
         return True
 
     def say_stopped(self, counters: "Counter[str]") -> None:

@@ -23,12 +23,15 @@ HANDING_OVER: Dict[int, Leaving] = {
     signal.SIGUSR2: Leaving.TO_RETURN,
     signal.SIGQUIT: Leaving.FOR_ANOTHER,
 }
+ENDING = (signal.SIGTERM, signal.SIGINT)
+ALL = (*ENDING, signal.SIGHUP, signal.SIGUSR1, *HANDING_OVER)
 
 
 class SignalQueue:
     """Notes the signals of `numbers`; `reader` is readable when some wait in `noted`.
 
-    Made after the last fork: a child that kept its parent's would wake the parent.
+    Made after the last fork: a child that kept its parent's would wake the parent. Signals may
+    have been held back until it is there.
     """
 
     def __init__(self, numbers: Sequence[int]) -> None:
@@ -39,6 +42,7 @@ class SignalQueue:
         signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         for number in numbers:
             signal.signal(number, self._note)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
 
     def take(self) -> List[int]:
         """The signals that came since the last time, in order."""
@@ -53,7 +57,7 @@ class SignalQueue:
         self.noted.append(number)
 
 
-def act_on_signals(loop: Loop, actions: Mapping[int, Callable[[], None]]) -> None:
+def act_on_signals(loop: Loop, actions: Mapping[int, Callable[[], None]]) -> SignalQueue:
     """Calls an action at the loop's next turn whenever its signal came."""
     queue = SignalQueue(list(actions))
 
@@ -62,9 +66,20 @@ def act_on_signals(loop: Loop, actions: Mapping[int, Callable[[], None]]) -> Non
             actions[number]()
 
     loop.watch(queue.reader, act)
+    return queue
+
+
+def hold_signals() -> None:
+    """From now on they wait, also for the program that this process becomes, or for the handlers
+    of a child."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, ALL)
+
+
+def release_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ALL)
 
 
 def ignore_signals() -> None:
     """The process is as good as over: another word does not change its exit status."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, *HANDING_OVER):
+    for number in ALL:
         signal.signal(number, signal.SIG_IGN)

@@ -16,12 +16,20 @@ import select
 import signal
 import sys
 import time
-from typing import Callable, Optional, Sequence
+from typing import Callable, Optional, Sequence, Tuple
 
 from udppunch.errors import EX_SOFTWARE, CommandError, report
 from udppunch.notices import event
 from udppunch.proc.board import Board
-from udppunch.proc.signals import HANDING_OVER, Leaving, SignalQueue
+from udppunch.proc.signals import (
+    ALL,
+    ENDING,
+    HANDING_OVER,
+    Leaving,
+    SignalQueue,
+    hold_signals,
+    release_signals,
+)
 from udppunch.proc.systemd import Notifier
 
 log = logging.getLogger(__name__)
@@ -35,9 +43,7 @@ _GRACE = 2.0
 _STATUS_EACH = 10.0
 _ENDED = -1  # the group of those whose leader has come to its end
 _PR_SET_PDEATHSIG = 1
-_SIGNALS = [
-    signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1, *HANDING_OVER,
-]  # fmt: skip
+_SIGNALS = [*ALL, signal.SIGCHLD]
 
 
 class Kind(enum.Enum):
@@ -79,12 +85,14 @@ class Supervisor:
         notifier: Notifier,
         drain: float,
         reload: Callable[[], bool],
+        may_leave: Callable[[Leaving], bool] = lambda leaving: True,
     ) -> None:
         self._children = list(children)
         self._board = Board([child.name for child in self._children])
         self._notifier = notifier
         self._drain = drain
         self._reload = reload
+        self._may_leave = may_leave
         self._pid = os.getpid()
         self._signals = SignalQueue(_SIGNALS)
         self._ready = False
@@ -95,6 +103,7 @@ class Supervisor:
         self._kill_at: Optional[float] = None
         self._failure: Optional[CommandError] = None
         self._leaving = Leaving.FOR_GOOD
+        self._asked_to_leave: Optional[Tuple[int, float]] = None  # the signal, and until when
 
     def run(self) -> Leaving:
         """Why it ended. Raises CommandError when a child can't be kept running."""
@@ -106,6 +115,9 @@ class Supervisor:
                 self._act(number)
             self._reap()
             self._look_after()
+        hold_signals()
+        if any(number in ENDING for number in self._signals.take()):
+            self._leaving = Leaving.FOR_GOOD
         if self._leaving is not Leaving.TO_RETURN:
             self._notifier.tell(STOPPING="1")
         if self._failure is not None:
@@ -119,13 +131,16 @@ class Supervisor:
         child.again_at = None
         child.beats = child.silent_ticks = 0
         _flush()
+        hold_signals()  # the child's wait until it has handlers of its own
         try:
             child.pid = os.fork()
         except OSError as error:
+            release_signals()
             self._bury(child, f"was not started ({error.strerror})")
             return
         if not child.pid:
             self._become(child, slot)
+        release_signals()
         self._board.enter(slot, child.pid, child.restarts)
 
     def _become(self, child: Child, slot: int) -> None:
@@ -157,13 +172,26 @@ class Supervisor:
         elif number == signal.SIGTERM and not self._draining:
             self._notifier.tell(STOPPING="1", STATUS="draining")
             self._begin_drain(signal.SIGTERM, self._drain)
-        elif number in HANDING_OVER and not self._draining:
-            self._leaving = HANDING_OVER[number]
-            event(log, logging.INFO, "handing-over", "handing over to a new process")
-            self._begin_drain(number, 0.0)
-        elif number in (signal.SIGTERM, signal.SIGINT):
+        elif number in HANDING_OVER and not self._draining and self._asked_to_leave is None:
+            if self._may_leave(HANDING_OVER[number]):
+                self._asked_to_leave = number, time.monotonic() + _GRACE
+        elif number in ENDING:
+            self._leaving = Leaving.FOR_GOOD
+            self._asked_to_leave = None
             event(log, logging.INFO, "stopping", f"{signal.Signals(number).name}: stopping")
             self._stop()
+
+    def _leave(self, now: float) -> None:
+        """As soon as nobody is just being replaced, who could not write down what he knows."""
+        if self._asked_to_leave is None:
+            return
+        number, until = self._asked_to_leave
+        alive = all(child.pid and child.beats for child in self._children)
+        if alive or now >= until:
+            self._asked_to_leave = None
+            self._leaving = HANDING_OVER[number]
+            event(log, logging.INFO, "handing-over", "handing over to a new process")
+            self._begin_drain(number, _GRACE)
 
     def _begin_drain(self, number: int, drain: float) -> None:
         self._draining = True
@@ -198,11 +226,12 @@ class Supervisor:
 
     def _end_group(self, group: int) -> None:
         """Its leader has come to its end, and so do the others."""
+        numbers = {leaving: number for number, leaving in HANDING_OVER.items()}
         for child in self._children:
             if child.group == group:
                 child.group = _ENDED
                 child.again_at = None
-                self._send(child, signal.SIGINT)
+                self._send(child, numbers.get(self._leaving, signal.SIGINT))
 
     def _bury(self, child: Child, how: str) -> None:
         """It was not to end: tries again, soon if it had been running."""
@@ -227,6 +256,7 @@ class Supervisor:
 
     def _look_after(self) -> None:
         now = time.monotonic()
+        self._leave(now)
         for child in self._children:
             if child.again_at is not None and now >= child.again_at:
                 self._start(child)

@@ -11,6 +11,7 @@ from typing import Mapping, Optional, Sequence
 # The first of the files that it hands over: sd_listen_fds(3).
 FIRST_DESCRIPTOR = 3
 _BARRIER = 5.0  # seconds that it may take to come to what it was told
+_PATIENCE = 1.0  # and to make room for what is not to be lost
 
 
 class Notifier:
@@ -26,10 +27,10 @@ class Notifier:
         """Send assignments such as READY="1" or STATUS="..."."""
         self._send(assignments, ())
 
-    def store(self, name: str, numbers: Sequence[int]) -> bool:
-        """Have these files kept, and handed to the next process of this service under that name;
-        whether it was told."""
-        return self._send({"FDSTORE": "1", "FDNAME": name}, numbers)
+    def store(self, name: str, number: int) -> bool:
+        """Have the file kept, and handed to the next process of this service under that name;
+        whether that was told."""
+        return self._send({"FDSTORE": "1", "FDNAME": name}, (number,))
 
     def wait(self) -> bool:
         """Wait until all that was told before has been heard; whether it was."""
@@ -48,7 +49,7 @@ class Notifier:
         files = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", numbers))]
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-                sock.setblocking(False)
+                sock.settimeout(_PATIENCE if numbers else 0.0)
                 sock.sendmsg([text.encode()], files if numbers else [], 0, self._path)
         except OSError:
             return False

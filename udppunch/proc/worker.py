@@ -76,9 +76,15 @@ def run_worker(seat: Seat, scene: Scene, board: Board, slot: int) -> None:
             role.configure(scene.current[seat.group - 1])
 
     loop.add(Ticker(BEAT_EACH, beat), loop.outbox())
+
     # What asks for an end is the registrar's to hear; it comes to workers by the supervisor.
-    theirs = dict.fromkeys((signal.SIGTERM, signal.SIGUSR1, *HANDING_OVER), nothing)
-    act_on_signals(loop, {**theirs, signal.SIGINT: loop.stop, signal.SIGHUP: reload})
+    def keep() -> None:
+        role.keep()
+        loop.stop()
+
+    actions: Dict[int, Callable[[], None]] = dict.fromkeys(HANDING_OVER, keep)
+    actions.update({signal.SIGTERM: nothing, signal.SIGUSR1: nothing})
+    act_on_signals(loop, {**actions, signal.SIGINT: loop.stop, signal.SIGHUP: reload})
     loop.run()
 
 
@@ -131,9 +137,12 @@ def _heed_signals(loop: Loop, desk: RegistrarRole, estate: Estate, scene: Scene)
     def drain() -> None:
         desk.drain(estate.config.drain_timeout)
 
-    def hand_over() -> None:
+    def write() -> None:
         estate.write(registrar.estate())
         loop.stop()
+
+    def hand_over() -> None:
+        desk.leave(write)
 
     act_on_signals(
         loop,

@@ -28,11 +28,14 @@ class Destination:
 
     def look_up(self, now: float) -> None:
         """Resolve the name, unless that was just done or is under way."""
-        patience = _GIVEN_UP_AFTER if self._pending else _AGAIN_AFTER
-        if now - self._asked_at >= patience:
+        if now >= self.again_at():
             self._asked_at = now
             self._pending = True
             self._outbox.resolve(self.lookup)
+
+    def again_at(self) -> float:
+        """When to look it up again, if it has no address by then."""
+        return self._asked_at + (_GIVEN_UP_AFTER if self._pending else _AGAIN_AFTER)
 
     def resolved(self, found: Sequence[Address], reason: str, now: float) -> bool:
         """The answer came; whether the destination is another one now."""

@@ -17,10 +17,10 @@ from udppunch import address
 from udppunch.address import Address
 from udppunch.config.people import ChatConfig
 from udppunch.contract import Burst, Endpoint, Lookup, Outbox, Route
-from udppunch.notices import Notices, event
+from udppunch.notices import event
 from udppunch.proto.chat.conversation import Conversation, Replayed
 from udppunch.proto.chat.dialogue import Dialogue
-from udppunch.proto.chat.lines import Lines
+from udppunch.proto.chat.display import Display
 from udppunch.proto.chat.secrets import Secrets
 from udppunch.proto.chat.view import Peer, Refused, Screen, State, Status
 from udppunch.proto.limiter import TokenBucket
@@ -45,7 +45,8 @@ _NEVER_IDLE = 365 * 86400.0
 _PATIENCE = 20.0
 _UNDER_WAY = 256
 _GREETING = 300  # octets, or its answer would be longer
-_TALKING = (State.PUNCHING, State.DIRECT, State.GONE)
+_SOUGHT = (State.ESTABLISHING, State.PUNCHING)
+_BUSY = (*_SOUGHT, State.DIRECT, State.GONE)
 
 
 class Chat:
@@ -59,7 +60,8 @@ class Chat:
         wall: Callable[[], float],
     ) -> None:
         self.counters: "Counter[str]" = Counter()
-        self._screen: Screen
+        self._display: Display
+        self._config = config
         self._outbox = outbox
         self._random = random
         self._wall = wall
@@ -72,41 +74,42 @@ class Chat:
         self._meeting = Meeting(
             self._tools, config.server, config.bind, self._new_dialogue, self._new_path
         )
-        self._status = Status(
-            State.UNNAMED, str(config.server), "", chat.peer_id(self._secrets.keys.public),
-            chat.fingerprint(self._secrets.keys.public),
-        )  # fmt: skip
         self._conversation: Optional[Conversation] = None
         self._conversations = 0
-        self._lines: Lines
+        self._name = ""
+        self._id = chat.peer_id(self._secrets.keys.public)
         self._fails_at: Optional[float] = None
         self._greets_at: Optional[float] = None
-        self._notices = Notices(log)
 
     def join(self, screen: Screen) -> None:
         """Once, before the loop runs."""
-        self._screen = screen
-        self._lines = Lines(screen, self._wall)
-        screen.status(self._status)
+        own = chat.fingerprint(self._secrets.keys.public)
+        status = Status(State.UNNAMED, str(self._config.server), "", self._id, own)
+        self._display = Display(screen, status, self.counters, self._wall)
+
+    @property
+    def _status(self) -> Status:
+        return self._display.status
 
     def _new_dialogue(self, now: float) -> Dialogue:
-        return Dialogue(self._status.name, self._mark, self._secrets.keys, self._random, now)
+        return Dialogue(self._name, self._mark, self._secrets.keys, self._random, now)
 
     def _new_path(self, mapping: Mapping, now: float) -> PeerPath:
         return PeerPath(self._tools, self._mark, mapping, _HABIT, self._greeting, now)
 
     def _greeting(self) -> bytes:
-        greeting = Message("connect", self._status.id, version=chat.VERSION, mark=self._mark)
+        greeting = Message("connect", self._id, version=chat.VERSION, mark=self._mark)
         return chat.encode(greeting, _GREETING)
 
     # What people ask for
 
     def rename(self, name: str, now: float) -> None:
         name = _checked(chat.check_name, name)
-        if self._status.state in (*_TALKING, State.ESTABLISHING):
+        if self._status.state in _BUSY:
             raise Refused("reset first: the other one knows you by your present name")
         named = self._status.state is not State.UNNAMED
-        self._become(State.REGISTERING, name=name, peer=None)
+        self._name = name
+        self._display.name(name)
         if named:
             self._meeting.leave(now)
             self._meeting.begin_anew(now)
@@ -115,14 +118,15 @@ class Chat:
 
     def connect(self, peer_id: str, now: float) -> None:
         identity = _checked(chat.check_id, peer_id)
-        if identity == self._status.id:
+        if identity == self._id:
             raise Refused("that is your own id: the other one needs it")
         if self._status.state in (State.UNNAMED, State.REGISTERING):
             raise Refused("not registered yet")
         if self._status.state in (State.DIRECT, State.GONE):
             raise Refused("reset first: there is a conversation already")
+        self._fails_at = None
         self._meeting.leave(now)
-        self._become(State.ESTABLISHING, peer=Peer(identity))
+        self._display.become(State.ESTABLISHING, peer=Peer(identity))
         self._meeting.ask(identity, now)
 
     def say(self, text: str, now: float) -> None:
@@ -134,20 +138,20 @@ class Chat:
         if path.pairing is not None:
             if conversation.under_way >= _UNDER_WAY:
                 raise Refused("too much is under way already: wait for some of it to arrive")
-            self._lines.say(conversation.say(text), text)
+            self._display.lines.say(conversation.say(text), text)
         elif self._status.state is State.GONE or path.peer is None:
             raise Refused("the peer does not answer")
         else:
             self._outbox.send(path.peer, conversation.say_once(text))
-            self._lines.say_unconfirmed(text)
+            self._display.lines.say_unconfirmed(text)
 
     def reset(self, now: float) -> None:
         if self._status.state in (State.UNNAMED, State.REGISTERING):
             raise Refused("there is no conversation")
         self._meeting.leave(now)
         self._end_conversation()
-        self._lines.clear()
-        self._become(State.READY)
+        self._display.lines.clear()
+        self._display.become(State.READY)
 
     # Sockets and names
 
@@ -158,12 +162,12 @@ class Chat:
         self._meeting.opened(endpoint, now)
 
     def failed(self, endpoint: Endpoint, reason: str, now: float) -> None:
-        self._tell("no-socket", f"no socket for a path: {reason}", now)
+        self._display.tell("no-socket", f"no socket for a path: {reason}", now)
         self._meeting.failed(endpoint, now)
 
     def resolved(self, lookup: Lookup, found: Sequence[Address], reason: str, now: float) -> None:
         if not found:
-            self._tell("unresolved", f"server {lookup}: {reason}; trying on", now)
+            self._display.tell("unresolved", f"server {lookup}: {reason}; trying on", now)
         self._meeting.resolved(found, reason, now)
 
     def refused(self, endpoint: Endpoint, now: float) -> None:
@@ -175,9 +179,7 @@ class Chat:
         route = Route(burst.endpoint, burst.source)
         for datagram in burst.datagrams():
             if burst.source == self._meeting.server.address:
-                word = self._meeting.hear(datagram, route, now)
-                if word is not None:
-                    self._from_server(word, burst.endpoint, now)
+                self._from_server(self._meeting.hear(datagram, route, now), burst.endpoint, now)
                 continue
             path = self._meeting.path
             happening = path.receive(datagram, route, now) if path is not None else None
@@ -188,40 +190,50 @@ class Chat:
             else:
                 self._after(happening, now)
 
-    def _from_server(self, word: Word, endpoint: Endpoint, now: float) -> None:
+    def _from_server(self, word: Optional[Word], endpoint: Endpoint, now: float) -> None:
         if isinstance(word, Registered):
             if self._status.state is State.REGISTERING:
-                self._become(State.READY)
+                self._display.become(State.READY)
         elif isinstance(word, Introduction):
             self._introduced(word, endpoint, now)
-        elif word.final:
-            self._become(State.FAILED, word.text)
+        elif (
+            word is not None
+            and word.final
+            and self._status.state in (State.ESTABLISHING, State.PUNCHING)
+        ):
+            self._display.become(State.FAILED, word.text)
             self._meeting.leave(now)
-        else:
-            self._screen.notice(f"the server says: {word.text}")
+        elif word is not None:
+            self._display.notice(f"the server says: {word.text}")
 
     def _introduced(self, word: Introduction, endpoint: Endpoint, now: float) -> None:
         peer, state, path = self._status.peer, self._status.state, self._meeting.path
-        busy = state in (*_TALKING, State.ESTABLISHING)
-        if busy and peer is not None and peer.id != word.identity:
-            self._tell(word.identity, f"{word.name} wants to talk, id {word.identity}", now)
+        another = peer is not None and peer.id != word.identity
+        if another and state in _BUSY:
+            self._display.tell(word.identity, f"{word.name} wants to talk, id {word.identity}", now)
             return
+        if another:
+            self._meeting.leave(now)
+            peer = path = None
         refusal = self._meeting.introduce(word, endpoint, now)
+        if refusal and state in (State.DIRECT, State.GONE):
+            self._display.tell("introduction", refusal, now)
+            return
         if refusal:
-            self._become(State.FAILED, refusal)
+            self._display.become(State.FAILED, refusal)
             return
         self._meeting.wanted = word.identity
         known = chat.fingerprint(word.public_key) if word.public_key else ""
-        if not known and peer is not None and peer.id == word.identity:
+        if not known and peer is not None:
             known = peer.fingerprint
         peer = Peer(word.identity, word.name, known, address.text(word.peer))
         if word.public_key:
             self._secrets.learn(word.identity, word.public_key)
         if path is self._meeting.path:
-            self._become(state, self._status.reason, peer=peer)
+            self._display.become(state, self._status.reason, peer=peer)
             return
         self._fails_at = now + _PATIENCE
-        self._become(State.PUNCHING, peer=peer)
+        self._display.become(State.PUNCHING, peer=peer)
 
     def _from_peer(self, path: PeerPath, datagram: bytes, route: Route, now: float) -> None:
         peer = self._status.peer
@@ -230,10 +242,12 @@ class Chat:
         try:
             message, sealed = self._secrets.open(peer.id, datagram)
         except Replayed:
-            self._count("replayed", "a message came a second time: passed over", now)
+            self._display.count("replayed", "a message came a second time: passed over", now)
             return
         except Malformed:
-            self._count("malformed", "something came that could not be read: passed over", now)
+            self._display.count(
+                "malformed", "something came that could not be read: passed over", now
+            )
             return
         if message.type == "connect":
             self._connected(route)
@@ -242,13 +256,15 @@ class Chat:
         elif message.type == "message":
             self._message(path, message, sealed, now)
         elif message.type == "ack" and sealed and self._conversation is not None:
-            self._lines.delivered(self._conversation.acknowledged(message, now))
+            self._display.lines.delivered(self._conversation.acknowledged(message, now))
         elif message.error:
-            self._tell("unread", f"the peer's program says: {message.error[:200]}", now)
+            if path.pairing is None:
+                self._connected(route)  # it may have forgotten this end's key
+            self._display.tell("unread", f"the peer's program says: {message.error[:200]}", now)
 
     def _connected(self, route: Route) -> None:
         """The peer greets: it is told this end's key."""
-        key, own = chat.to_base64(self._secrets.keys.public), self._status.id
+        key, own = chat.to_base64(self._secrets.keys.public), self._id
         message = Message("key", own, data=key, version=chat.VERSION, mark=self._mark)
         self._outbox.send(route, chat.encode(message))
 
@@ -258,11 +274,9 @@ class Chat:
             secret = self._secrets.learn(peer.id, public)
         except Malformed:
             said = "a key came that is not the peer's: somebody else may have answered; refused"
-            self._count("wrong key", said, now)
+            self._display.count("wrong key", said, now)
             return
-        self._status = dataclasses.replace(
-            self._status, peer=dataclasses.replace(peer, fingerprint=chat.fingerprint(public))
-        )
+        self._display.know(chat.fingerprint(public))
         if path.state is paths.State.UP:
             return
         if message.version and message.mark:
@@ -277,11 +291,11 @@ class Chat:
             self.counters["dropped: unexpected"] += 1
         elif sealed and message.seq:
             for line in conversation.heard(message):
-                self._lines.heard(line)
+                self._display.lines.heard(line)
         elif path.pairing is None:
-            self._lines.heard(text, plain=not sealed)
+            self._display.lines.heard(text, plain=not sealed)
         else:
-            self._count("unsealed", "a message came unencrypted: passed over", now)
+            self._display.count("unsealed", "a message came unencrypted: passed over", now)
 
     # What comes of it
 
@@ -289,12 +303,12 @@ class Chat:
         if happening is Happening.UP:
             self._up(now)
         elif happening is Happening.LOST:
-            self._become(State.GONE, "no answer any more; seeking on")
+            self._display.become(State.GONE, "no answer any more; seeking on")
             self._meeting.seek_again(now)
         elif happening is Happening.CLOSED:
             self._meeting.path = None
             self._end_conversation()
-            self._become(State.GONE, "has left")
+            self._display.become(State.GONE, "has left")
 
     def _up(self, now: float) -> None:
         path, peer = self._meeting.path, self._status.peer
@@ -306,40 +320,18 @@ class Chat:
         if self._conversation is None:
             self._conversations += 1
             self._conversation = Conversation(
-                self._secrets.with_peer(peer.id), self._status.id, peer.id, self._conversations
+                self._secrets.with_peer(peer.id), self._id, peer.id, self._conversations
             )
         self._conversation.hurry(now)
         where = address.text(path.peer.destination)
         event(log, logging.INFO, "path-up", f"direct path to {where}", peer=where)
         reason = "" if path.pairing else "not udppunch: what is said is sent once, unconfirmed"
-        self._become(State.DIRECT, reason, peer=dataclasses.replace(peer, address=where))
+        self._display.become(State.DIRECT, reason, peer=dataclasses.replace(peer, address=where))
 
     def _end_conversation(self) -> None:
         self._conversation = None
         self._fails_at = self._greets_at = None
-        self._lines.lose()
-
-    def _become(self, state: State, reason: str = "", **changes: object) -> None:
-        if state is State.READY:
-            changes["peer"] = None
-        status = dataclasses.replace(
-            self._status,
-            state=state,
-            reason=reason,
-            **changes,  # type: ignore[arg-type]
-        )
-        if status != self._status:
-            self._status = status
-            self._screen.status(status)
-
-    def _count(self, what: str, sentence: str, now: float) -> None:
-        self.counters[f"dropped: {what}"] += 1
-        self._tell(what, sentence, now)
-
-    def _tell(self, kind: str, sentence: str, now: float) -> None:
-        """What strangers can cause is said once a minute."""
-        if self._notices.may_say(now, kind):
-            self._screen.notice(sentence)
+        self._display.lines.lose()
 
     # Time
 
@@ -351,13 +343,15 @@ class Chat:
         if path is not None and path.state is paths.State.UP and path.peer is not None:
             self._say(path, path.peer, now)
         elif path is not None and path.gave_up and self._status.state is State.PUNCHING:
-            self._become(State.FAILED, f"no answer to {_HABIT.most} greetings")
+            self._display.become(State.FAILED, f"no answer to {_HABIT.most} greetings")
         elif self._fails_at is not None and now >= self._fails_at:
             self._fails_at = None
             why = why_no_path(self._meeting.mapping, path.named if path is not None else None)
-            self._become(State.FAILED, f"{why}; trying on, ever more slowly")
+            self._display.become(State.FAILED, f"{why}; trying on, ever more slowly")
         if self._meeting.silent:
-            self._tell("silent", f"server {self._status.server} does not answer; asking on", now)
+            self._display.tell(
+                "silent", f"server {self._status.server} does not answer; asking on", now
+            )
 
     def _say(self, path: PeerPath, route: Route, now: float) -> None:
         if path.pairing is not None and self._conversation is not None:

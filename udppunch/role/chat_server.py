@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
-from typing import Callable, Dict, List, Optional, Sequence
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 from udppunch import address
 from udppunch.address import Address
@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 _SWEEP = 60.0
 # A client of the original registers once, and its NAT forgets this server long before.
 _EXPIRES = 3600.0
+_TOLD_EACH = 60.0
 _LINES_RATE = 1.0
 _LINES_BURST = 20.0
 
@@ -72,6 +73,7 @@ class ChatServer:
         self._cookies = random(cookie.SECRET)
         self._most = config.max_ids
         self._greeted: "OrderedDict[Address, _Greeted]" = OrderedDict()
+        self._told: "OrderedDict[Tuple[str, str, Address], float]" = OrderedDict()
         self._register: Register[_Registration] = Register(config.max_ids)
         self._gate = Gate(config.rate, chat.LARGEST, self.counters, log)
         self._notices = Notices(log)
@@ -121,7 +123,7 @@ class ChatServer:
                 self.counters["refused"] += 1
                 self._send(route, Message(message.type, error=str(refusal)), len(datagram))
 
-    def _open(self, datagram: bytes, source: Address) -> "tuple[Message, bool]":
+    def _open(self, datagram: bytes, source: Address) -> Tuple[Message, bool]:
         """The message, and whether it was sealed. Raises Malformed."""
         try:
             return chat.decode(datagram), False
@@ -148,7 +150,7 @@ class ChatServer:
         elif message.type == "register":
             self._enter(message, sealed, route, source, octets, now)
         elif message.type == "establish":
-            self._establish(message, source, now)
+            self._establish(message, source, octets, now)
         else:
             raise _Refused(f"Request type {message.type[:32]} undefined")
 
@@ -212,10 +214,13 @@ class ChatServer:
         )
         self._send_sealed(greeted, route, Message("register", mark=message.mark), octets)
 
-    def _establish(self, message: Message, source: Address, now: float) -> None:
+    def _establish(self, message: Message, source: Address, octets: int, now: float) -> None:
         asker = self._register.named(message.peer_id)
         if asker is None or asker.address != source:
             raise _Refused("client is not registered with this server")
+        if asker.mark and octets < chat.PADDED:
+            self._gate.drop("shorter than its answer", source, now)
+            return
         identity = message.data if isinstance(message.data, str) else ""
         asked = self._register.named(identity)
         if asked is None or asked is asker:
@@ -227,8 +232,18 @@ class ChatServer:
             f"{asker.username!r} at {where[0]} meets {asked.username!r} at {where[1]}",
             asker=where[0], asked=where[1],
         )  # fmt: skip
-        self._introduce(asked, asker)
+        if asked.mark or self._is_news(asked, asker, now):
+            self._introduce(asked, asker)
         self._introduce(asker, asked)
+
+    def _is_news(self, receiver: _Registration, other: _Registration, now: float) -> bool:
+        """Whether an original has to be told: told again, it forgets the other's key."""
+        told = (receiver.name, other.name, other.address)
+        before = self._told.pop(told, float("-inf"))
+        self._told[told] = now if now - before >= _TOLD_EACH else before
+        if len(self._told) > self._most:
+            self._told.popitem(last=False)
+        return now - before >= _TOLD_EACH
 
     def _introduce(self, receiver: _Registration, other: _Registration) -> None:
         greeted = self._greeted.get(receiver.address)

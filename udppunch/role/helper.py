@@ -66,6 +66,7 @@ class Helper:
         self._confirmations: Dict[str, Tuple[Route, bytes]] = {}  # by the name of the service
         self._next_sweep: Optional[float] = None
         self._listening = False
+        self._kept = False
         self._access = AccessLog(config.transparent_log)
 
     def configure(self, config: HelperConfig) -> None:
@@ -75,6 +76,10 @@ class Helper:
         self._admission = Admission(config.key, self._memory.secret, config.rate)
         for service in self._services:
             service.connectees.most = config.max_clients
+
+    def keep(self) -> None:
+        """The next process goes on with what there is: nobody leaves."""
+        self._kept = True
 
     def start(self, now: float) -> None:
         self._next_sweep = now + _SWEEP
@@ -197,7 +202,8 @@ class Helper:
         """There is no word for it on this wire: exposers notice by the silence."""
         for service in self._services:
             service.count(self._figures, self.counters, now)
-            service.connectees.gone += service.connectees.all()
+            if not self._kept:
+                service.connectees.gone += service.connectees.all()
             self._tell_of_the_gone(service, now)
 
     def status(self) -> str:
@@ -284,9 +290,7 @@ class Helper:
                 service.count(self._figures, self.counters, now)
             answer = expose.encode_statistics(self._figures.totals(self._memory.ahead()))
         back = Route(burst.endpoint, source, burst.local)
-        if (
-            verdict.kind is Kind.PROVED
-        ):  # answered when all workers know, for connectees come to any
+        if verdict.kind is Kind.PROVED:  # answered when all workers know, of whom any is asked
             self._confirmations[verdict.name] = back, answer
         elif answer:
             self._outbox.send(back, answer)

@@ -41,8 +41,7 @@ _NEVER_IDLE = 365 * 86400.0
 # A path that is lost is sought again for so long, and then the pipe is broken.
 _LOST_FOR = 60.0
 _FAILED = 1
-# Both ends are done; what the other one says again for want of an acknowledgement still gets it.
-_LINGER = 0.3
+_UNMARKED = b"of hole-punch"  # in the place of a mark
 
 
 class Pipe(Protocol):
@@ -84,7 +83,6 @@ class Peer:
         self._next_hello: Optional[float] = None
         self._gives_up_at: Optional[float] = None
         self._quits_at: Optional[float] = None
-        self._closes_at: Optional[float] = None
         self._registered = False
         self._finished = False
         self._notices = Notices(log)
@@ -96,8 +94,12 @@ class Peer:
         return PeerPath(self._tools, self._mark, mapping, _HABIT, self._greeting, now)
 
     def _greeting(self) -> bytes:
-        name, _ = holepunch.split(f"Hello from {self._config.name}")
-        return holepunch.encode(holepunch.Message(name, self._mark))
+        """Until the path is up, with the mark."""
+        return self._hello(self._mark)
+
+    def _hello(self, mark: bytes = b"") -> bytes:
+        text, _ = holepunch.split(f"Hello from {self._config.name}")
+        return holepunch.encode(holepunch.Message(text, mark))
 
     # Sockets and names
 
@@ -169,20 +171,17 @@ class Peer:
             self._introduced(word, endpoint, now)
 
     def _introduced(self, word: Introduction, endpoint: Endpoint, now: float) -> None:
-        if self._remote and word.identity != self._remote:
+        if word.identity != self._remote and not self._config.remote and not self._conversed:
+            self._meeting.leave(now)  # who asked before may never come
+        elif self._remote and word.identity != self._remote:
             said = f"{word.name!r} asks for this peer, which is {self._remote!r}'s: passed over"
             self._notices.say(now, logging.WARNING, "another", said)
-            return
-        path = self._meeting.path
-        if path is not None and path.state is State.UP and word.mark != path.peer_mark:
-            # Another one by that name, or the same started anew. If so, this path will be lost.
-            self._notices.say(now, logging.WARNING, "another", f"another {word.name!r} asks")
             return
         self._remote = word.identity
         self._meeting.wanted = word.identity
         refusal = self._meeting.introduce(word, endpoint, now)
         if refusal:
-            self._notices.say(now, logging.WARNING, "imprudent", refusal)
+            self._notices.say(now, logging.WARNING, "passed-over", refusal)
 
     def _greeted(self, datagram: memoryview, route: Route, now: float) -> None:
         """Something came from where the peer should be, on a path that is not up yet."""
@@ -223,6 +222,7 @@ class Peer:
         elif happening is Happening.LOST:
             event(log, logging.WARNING, "path-lost", f"path to {self._remote!r} is lost; seeking")
             self._meeting.seek_again(now)
+            self._meeting.ask(self._remote, now)
             if self._conversed and not self._config.hello:
                 self._gives_up_at = now + (self._config.wait or _LOST_FOR)
         elif happening is Happening.CLOSED:
@@ -231,10 +231,11 @@ class Peer:
     def _up(self, now: float) -> None:
         path = self._meeting.path
         assert path is not None and path.peer is not None and path.peer.destination is not None
-        if self._conversed and self._conversed != path.peer_mark and not self._config.hello:
+        whom = path.peer_mark or _UNMARKED
+        if self._conversed and self._conversed != whom and not self._config.hello:
             self._break(f"{self._remote!r} was started anew: what came before is over")
             return
-        self._conversed = path.peer_mark or b"unmarked"
+        self._conversed = whom
         self._gives_up_at = None
         self._meeting.settle(now)
         self._exchange.hurry(now)
@@ -247,21 +248,22 @@ class Peer:
 
     def _closed(self, now: float) -> None:
         """Either end was done, or the other one was stopped."""
+        path = self._meeting.path
+        content = path is not None and path.peer_content
         if self._config.hello:
             self._meeting.path = None
             if self._config.remote:
                 self._meeting.ask(self._config.remote, now)
-        elif self._exchange.heard_end and not self._exchange.undelivered:
+        elif self._exchange.heard_end and (content or self._exchange.said_all):
             self._finish(0)
         else:
             self._break(f"{self._remote!r} has gone")
 
     def _look_whether_done(self, now: float) -> None:
         path = self._meeting.path
-        if path is None or path.state is not State.UP or self._closes_at is not None:
-            return
-        if self._exchange.said_all and self._exchange.heard_end:
-            self._closes_at = now + _LINGER
+        if path is not None and path.state is State.UP:
+            if self._exchange.said_all and self._exchange.heard_end:
+                self._after(path.close(now, content=True), now)
 
     def _break(self, why: str) -> None:
         undelivered = "; some of the input did not arrive" if self._exchange.undelivered else ""
@@ -282,9 +284,6 @@ class Peer:
         if path is not None and path.state is State.UP and path.peer is not None:
             self._say(path, path.peer, now)
             self._look_whether_done(now)
-        if self._closes_at is not None and now >= self._closes_at and path is not None:
-            self._closes_at = None
-            self._after(path.close(now), now)
         if self._gives_up_at is not None and now >= self._gives_up_at:
             self._gives_up_at = None
             self._break("no path was found in time")
@@ -308,15 +307,14 @@ class Peer:
         said = self._exchange.due(path.pairing is not None, now)
         if self._next_hello is not None and now >= self._next_hello:
             self._next_hello = now + _GREETING_GAP
-            said = [*said, self._greeting()]
+            said = [*said, self._hello()]
         for datagram in said:
             self._outbox.send(route, datagram)
         if said:
             path.carries(now)
 
     def deadline(self) -> Optional[float]:
-        own = (self._gives_up_at, self._quits_at, self._closes_at)
-        deadline = earliest(self._meeting.deadline(), *own)
+        deadline = earliest(self._meeting.deadline(), self._gives_up_at, self._quits_at)
         path = self._meeting.path
         if path is None or path.state is not State.UP:
             return deadline

@@ -121,6 +121,9 @@ class Relay:
                 # Whoever was told that may have gone without an answer.
                 self._ask(registrar.Ready(self._pid), now)
 
+    def keep(self) -> None:
+        """The next process goes on with what there is."""
+
     def opened(self, endpoint: Endpoint, now: float) -> None:
         assert endpoint.local is not None
         self._own.append(endpoint.local)

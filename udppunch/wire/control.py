@@ -8,7 +8,8 @@ leaves the host, and proves that the sender knows the key.
 
     kind         01 check, 02 answer, 03 close, 04 closed; 80 is added when the client sends it
     transaction  chosen by who asks, repeated by who answers
-    address      in an answer, where the question came from (IPv4); else zeros
+    address      in an answer, where the question came from (IPv4); in a close 0.0.0.0:1 from who
+                 has got all that there was to get; else zeros
     mac          first half of HMAC-SHA-256(second half of the shared secret, all before it)
 
 A check asks whether the path carries datagrams both ways (RFC 8445, 2.2) and whether the peer
@@ -22,7 +23,7 @@ import enum
 import hmac
 from dataclasses import dataclass
 
-from udppunch.address import ANY_IPV4, Address
+from udppunch.address import ANY_IPV4, Address, with_port
 from udppunch.wire import marks
 from udppunch.wire.malformed import Malformed
 from udppunch.wire.puncher import HANDSHAKE_FIRST_BYTE
@@ -35,6 +36,7 @@ _ADDRESS = slice(_TRANSACTION.stop, _TRANSACTION.stop + 6)
 _MAC = slice(_ADDRESS.stop, _ADDRESS.stop + 16)
 CONTROL_LENGTH = _MAC.stop
 _FROM_CLIENT = 0x80
+CONTENT = with_port(ANY_IPV4, 1)  # the address in a close
 _HANDSHAKE_LENGTH = 2 + marks.LENGTH
 
 

@@ -27,6 +27,8 @@ _FIRST_GAP = 0.35
 _GROWTH = 1.5
 _LONGEST_GAP = 2.0
 _SILENT_AFTER = 3.0
+# A server that is not ours tells the other one each time, who forgets this end's key by that.
+_ORIGINAL_GAP = 5.0
 
 
 class _State(enum.Enum):
@@ -123,7 +125,7 @@ class Dialogue:
             return None
         if message.type == "establish" and self._asking is not None and not self._asking.named:
             self._asking.heard_refusal(now)
-        elif self._state is _State.REGISTERED or message.type == "register":
+        elif self._state is not _State.GREETING and message.type in ("", "register"):
             # It may have forgotten this end, or been started anew: begin again, with patience.
             self._move(_State.GREETING, _LONGEST_GAP, now)
         if message.error == self._refused:
@@ -136,12 +138,14 @@ class Dialogue:
     def due(self, now: float) -> Sequence[bytes]:
         said: List[bytes] = []
         if self._next is not None and now >= self._next:
-            if self._state is _State.REGISTERED and self._unanswered_for(now) >= _SILENT_AFTER:
+            # Its nonce does not last, nor does a server.
+            if self._unanswered_for(now) >= _SILENT_AFTER:
                 self._move(_State.GREETING, 0.0, now, answered=False)
             said.append(self._greeting() if self._state is _State.GREETING else self._register())
             self._next = now + self._gap
             self._gap = min(self._gap * _GROWTH, _LONGEST_GAP)
-        if self._state is _State.REGISTERED and self._asking and self._asking.due(now):
+        least = 0.0 if self._nonce else _ORIGINAL_GAP
+        if self._state is _State.REGISTERED and self._asking and self._asking.due(now, least):
             question = Message("establish", self._id, data=self._wanted)
             said.append(chat.encode(question, chat.PADDED if self._nonce else 0))
         return said

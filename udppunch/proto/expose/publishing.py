@@ -26,6 +26,9 @@ from udppunch.wire.registrar import (
 
 log = logging.getLogger(__name__)
 
+# A worker that has not told what it holds by then has been killed, and holds nothing.
+_RECALL_LASTS = 0.5
+
 
 class Publishing:
     """`names` of the services, by their number; `tell` gets a message to a worker. `counts` are
@@ -45,7 +48,8 @@ class Publishing:
         self._workers = range(workers)
         self._tell = tell
         self._counts = counts
-        self._recalls = before is not None
+        self._recalled = set() if before is None else set(self._workers)
+        self._gives_up_at: Optional[float] = None
         self._exposers: Dict[int, Peer] = {}
         self._notices = Notices(log)
         self._draining = False
@@ -61,9 +65,9 @@ class Publishing:
         return [Claim(service, peer) for service, peer in self._exposers.items()]
 
     def start(self, now: float) -> None:
-        if self._recalls:
-            for worker in self._workers:
-                self._tell(worker, Recall(), now)
+        for worker in self._recalled:
+            self._gives_up_at = now + _RECALL_LASTS
+            self._tell(worker, Recall(), now)
 
     def hear(self, worker: int, message: Message, now: float) -> None:
         if isinstance(message, Counted):
@@ -71,6 +75,7 @@ class Publishing:
         elif isinstance(message, Claim):
             self._claim(message, now)
         elif isinstance(message, Held):
+            self._recalled.discard(worker)
             self.tally.began(worker, message.pid)
         elif isinstance(message, Ready):
             self.tally.began(worker, message.pid)
@@ -78,10 +83,18 @@ class Publishing:
                 self._tell(worker, Publish(service, peer), now)
             self._tell(worker, Complete(), now)
 
-    def expire(self, now: float) -> None: ...
+    @property
+    def settled(self) -> bool:
+        """Whether it knows all that there is."""
+        return not self._recalled
+
+    def expire(self, now: float) -> None:
+        if self._gives_up_at is not None and now >= self._gives_up_at:
+            self._gives_up_at = None
+            self._recalled.clear()
 
     def deadline(self) -> Optional[float]:
-        return None
+        return self._gives_up_at
 
     def drain(self) -> None:
         """Nothing on this wire ends by itself: there is nothing to wait for."""

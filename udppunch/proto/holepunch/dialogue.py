@@ -15,6 +15,7 @@ _FIRST_GAP = 0.35
 _GROWTH = 1.5
 _LONGEST_GAP = 2.0
 _SILENT_AFTER = 3.0
+_ORIGINAL_GAP = 2.0  # what a server that is not ours is asked again after
 
 
 class Dialogue:
@@ -62,7 +63,7 @@ class Dialogue:
             said.append(holepunch.Register(self._name, self._mark))
             self._next_register = now + self._gap
             self._gap = min(self._gap * _GROWTH, _LONGEST_GAP)
-        if self._registered and self._asking is not None and self._asking.due(now):
+        if self._registered and self._asking is not None and self._asking.due(now, self._least):
             said.append(holepunch.Request(self._wanted, self._mark))
         return [holepunch.encode(message) for message in said]
 
@@ -76,6 +77,10 @@ class Dialogue:
     def goodbye(self) -> Sequence[bytes]:
         """A server that is not ours takes it for a word of another server's, and passes it over."""
         return [holepunch.encode(holepunch.Unknown(self._mark))] if self._server_mark else []
+
+    @property
+    def _least(self) -> float:
+        return 0.0 if self._server_mark else _ORIGINAL_GAP
 
     def _answered(self, ack: holepunch.RegisterAck, now: float) -> Optional[Word]:
         if self._next_register is None:

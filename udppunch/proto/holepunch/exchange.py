@@ -47,8 +47,8 @@ class Exchange:
 
     @property
     def said_all(self) -> bool:
-        """Whether the input is over and, as far as that can be known, the other end has it."""
-        return self._ended and not self._input and not len(self._outgoing)
+        """Whether the input is over, and the other end has it and knows."""
+        return self._end_said and not len(self._outgoing)
 
     @property
     def undelivered(self) -> bool:
@@ -94,7 +94,8 @@ class Exchange:
         if datagram[:1] == b"\0":
             message = holepunch.decode(datagram)
             assert isinstance(message, holepunch.Message)
-            return [message.text.encode() + b"\n"]
+            # With a mark it is a greeting from before the path was up, late or doubled.
+            return [] if message.mark else [message.text.encode() + b"\n"]
         word = stretch.decode(datagram)
         if isinstance(word, stretch.Raw):
             return [word.data]

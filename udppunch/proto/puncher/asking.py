@@ -32,8 +32,9 @@ class Asking:
         self._since = now
         self._insisted = 0
 
-    def due(self, now: float) -> bool:
-        """Whether to ask now; counts it as done."""
+    def due(self, now: float, least: float = 0.0) -> bool:
+        """Whether to ask now; counts it as done. `least` seconds until the next time, if the
+        first answer is worth waiting for."""
         if now < self._next:
             return False
         if self.named:
@@ -41,7 +42,7 @@ class Asking:
             last = self._insisted >= _INSISTENCES
             self._next = float("inf") if last else now + _INSIST_GAP
             return True
-        self._next = now + self._gap
+        self._next = now + max(self._gap, least)
         self._gap = min(self._gap * _GROWTH, _LONGEST_GAP)
         return True
 

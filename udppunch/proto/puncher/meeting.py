@@ -189,12 +189,15 @@ class Meeting:
     def introduce(self, word: Introduction, endpoint: Endpoint, now: float) -> str:
         """Go and meet who was introduced to `endpoint`; or why not."""
         assert self.server.address is not None
+        path = self.path
+        if path is not None and path.state is State.UP and word.mark != path.peer_mark:
+            # Started anew, if it is the same: then this path will be lost. Or somebody lies.
+            return f"another {word.name!r} was introduced: passed over"
         refusal = prudence.refusal(word.peer, self.server.address)
         if refusal:
             self._tools.counters["dropped: imprudent address"] += 1
             return f"not punching {address.text(word.peer)}: {refusal}"
         self.mapping.heard(word.seen, 0)
-        path = self.path
         if path is None or path.state in (State.CLOSING, State.CLOSED):
             path = self.path = self._new_path(self.mapping, now)
         path.introduced(Route(endpoint, word.peer), word.mark, word.key, now)
@@ -220,7 +223,13 @@ class Meeting:
 
     def seek_again(self, now: float) -> None:
         """The path is lost."""
+        assert self.path is not None
         self.server.look_up(now)
+        if self.path.pairing is None:
+            # An original knows one address of this end, and one that is asked for anew may end.
+            self.path.greet_again(now)
+            return
+        self.path.forget_ways()
         self._number = 1
         self._attempt(now)
 
@@ -278,7 +287,9 @@ class Meeting:
 
     def deadline(self) -> Optional[float]:
         deadline = self.path.deadline() if self.path is not None else None
-        if self._attempts and self._attempts[-1].open and self.server.address is not None:
+        if self.server.address is None:
+            return earliest(deadline, self._next_attempt, self.server.again_at())
+        if self._attempts and self._attempts[-1].open:
             deadline = earliest(deadline, self._attempts[-1].dialogue.deadline())
         return earliest(deadline, self._next_attempt)
 

@@ -35,19 +35,26 @@ class Opening:
         self._budget = budget
         self._next: Optional[float] = None
         self._opener_due = False
+        self._endless = False
 
     def begin(self, now: float) -> None:
         """The peer was introduced, at first or anew."""
         self.said = 0
+        self._endless = False
         self._next = now + _PAUSE
         self._opener_due = True
+
+    def go_on(self, now: float) -> None:
+        """The peer was heard once: greet it for as long as it takes."""
+        self._endless = True
+        self._next = now
 
     def cease(self) -> None:
         self._next = None
 
     @property
     def gave_up(self) -> bool:
-        return self.said >= self._habit.most
+        return self.said >= self._habit.most and not self._endless
 
     def expire(self, route: Route, outbox: Outbox, now: float) -> None:
         """Greets if that is due."""

@@ -17,12 +17,13 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Callable, Optional, Union
 
+from udppunch.address import ANY_IPV4
 from udppunch.contract import Outbox, Route
 from udppunch.proto.limiter import TokenBucket
 from udppunch.proto.puncher.checks import Candidate, Checks
 from udppunch.proto.puncher.consent import Consent, LegacyConsent, Silence, Verdict, earliest
 from udppunch.proto.puncher.waiting import Waiting
-from udppunch.wire.control import TRANSACTION_LENGTH, Control, Kind, Pairing
+from udppunch.wire.control import CONTENT, TRANSACTION_LENGTH, Control, Kind, Pairing
 from udppunch.wire.malformed import Malformed
 
 AnyConsent = Union[Consent, LegacyConsent, Silence]
@@ -79,6 +80,8 @@ class Path:
         self.since = now
         self.settled = False  # a path to an end that is not ours: past its handshakes
         self._tools = tools
+        self.peer_content = False  # the peer has closed, having got all there was to get
+        self._content = False
         self._closes = 0
         self._next_close: Optional[float] = None
         self._close_transaction = b""
@@ -111,6 +114,7 @@ class Path:
         if control.kind is Kind.CLOSE:
             closed = Control(Kind.CLOSED, control.transaction)
             self._tools.outbox.send(route, self.pairing.encode(closed))
+            self.peer_content = control.address == CONTENT
             return self._end()
         if self.state is State.CLOSING and control.transaction == self._close_transaction:
             return self._end()
@@ -181,8 +185,9 @@ class Path:
             return self.close(now)
         return None
 
-    def close(self, now: float) -> Optional[Happening]:
-        """The path is not wanted any more."""
+    def close(self, now: float, content: bool = False) -> Optional[Happening]:
+        """The path is not wanted any more: for this end is `content`, or for another reason."""
+        self._content = content
         if self.pairing is None or self.peer is None or self.state is not State.UP:
             return self._end()
         self.state = State.CLOSING
@@ -231,6 +236,7 @@ class Path:
             return self._end()
         self._closes += 1
         self._next_close = now + _CLOSE_GAP
-        close = Control(Kind.CLOSE, self._close_transaction)
+        why = CONTENT if self._content else ANY_IPV4
+        close = Control(Kind.CLOSE, self._close_transaction, why)
         self._tools.outbox.send(self.peer, self.pairing.encode(close))
         return None

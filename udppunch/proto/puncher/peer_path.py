@@ -81,10 +81,21 @@ class PeerPath(Path):
         self._attempt += 1
         opening = checks.attempt(self._attempt)
         hold = opening.client_hold if self.leads else opening.server_hold
-        # Also while the path is up: who is introduced anew has lost it.
         found.begin(route, opening.opener_ttl, hold, now)
+        if self.state is State.UP:
+            found.pursue(route, now)  # who is introduced anew has lost it
         if not self.leads and self.state is not State.UP:
             self._stalls_at = now + _STALLED_AFTER * 2.0 ** min(self._attempt, _DOUBLINGS)
+
+    def greet_again(self, now: float) -> None:
+        """An unmarked peer fell silent, and may be heard again."""
+        self._opening.go_on(now)
+
+    def forget_ways(self) -> None:
+        """All ways to a marked peer are in doubt, those that were found to work as well."""
+        if self.checks is not None:
+            self.checks.clear()
+        self._introductions.clear()
 
     @property
     def gave_up(self) -> bool:

@@ -78,6 +78,11 @@ class Registrar:
             for side in range(len(channel.peers))
         ]
 
+    @property
+    def settled(self) -> bool:
+        """Whether it knows all that there is."""
+        return not self._recalled
+
     def start(self, now: float) -> None:
         self._next = now + (_RECALL_LASTS if self._recalled else _SWEEP)
         if self._recalled:
