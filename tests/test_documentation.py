@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import base64
+import dataclasses
 import logging
 import re
 import shutil
@@ -18,18 +19,47 @@ import udppunch
 from udppunch import address, check, config, demo, errors, originals, stats, usage
 from udppunch.check.output import Status
 from udppunch.config import parse, settings
+from udppunch.net import output
 from udppunch.notices import access_logger
 from udppunch.probe import statistics
 from udppunch.proc import control as control_socket
-from udppunch.proc import supervisor
-from udppunch.proto import destination
-from udppunch.proto import cookie
+from udppunch.proc import pipe, supervisor
+from udppunch.proto import cookie, destination, register, reliability
+from udppunch.proto.chat import conversation
+from udppunch.proto.chat import dialogue as chat_dialogue
 from udppunch.proto.expose import access, admission, eviction, keepalives, tags
+from udppunch.proto.holepunch import dialogue as peer_dialogue
+from udppunch.proto.holepunch import exchange
+from udppunch.proto.holepunch import registry as names
 from udppunch.proto.limiter import Allowance
-from udppunch.proto.puncher import asking, checks, consent, handshake, registration, registry
+from udppunch.proto.puncher import (
+    asking,
+    checks,
+    consent,
+    handshake,
+    opening,
+    registration,
+    registry,
+)
 from udppunch.proto.relay.pairing import Outcome
+from udppunch.proto.terminal import pipe as chat_pipe
+from udppunch.role import chat as chatting
+from udppunch.role import chat_server, peer
 from udppunch.role import expose as exposing
-from udppunch.wire import control, marks, proxy, puncher, registrar, relay
+from udppunch.role import holepunch as holepunch_server
+from udppunch.wire import (
+    bincode,
+    chat,
+    control,
+    holepunch,
+    marks,
+    proxy,
+    puncher,
+    registrar,
+    relay,
+    secrecy,
+    stretch,
+)
 from udppunch.wire import expose as expose_wire
 
 ROOT = Path(__file__).parents[1]
@@ -78,6 +108,20 @@ QUESTION = len(expose_wire.encode(expose_wire.Keepalive(expose_wire.ASKS_STATIST
 LARGER_ANSWERS = (
     f"{RETRY} bytes for {KEEPALIVE_ALONE} and {expose_wire.STATISTICS_LENGTH} for {QUESTION}"
 )
+
+
+KEYS = secrecy.KeyPair(bytes(secrecy.PRIVATE_LENGTH))
+FAR = address.pack("255.255.255.255", 65535)
+SHORTEST_REQUEST = len(holepunch.encode(holepunch.Request("a")))
+LONGEST_INITIATE = len(holepunch.encode(holepunch.Initiate("n" * holepunch.NAME_MAXIMUM, FAR)))
+ID = chat.peer_id(KEYS.public)
+ESTABLISH = len(chat.encode(chat.Message("establish", ID, data=ID)))
+LONGEST_ESTABLISHED = chat.SEAL + len(
+    chat.encode(chat.of_established(chat.Established(ID, "\U0001f37b" * chat.NAME_MAXIMUM, FAR)))
+)
+TIMES = {3: "three", 4: "four", 5: "five"}
+PARTS = {2: "half", 3: "third", 4: "quarter"}
+HOURS = {1800.0: "half an hour", 3600.0: "an hour"}
 
 
 class Option(NamedTuple):
@@ -172,7 +216,8 @@ def test_page_names_no_option_that_does_not_exist(page: str) -> None:
 def test_help_has_the_defaults_of_the_settings(command: str) -> None:
     settings = {**SETTINGS[command], **(config.PROCESS if command in PROCESSES else {})}
     if command == "chat":
-        settings["log-level"] = settings["log-level"]._replace(default=quieter_level())
+        level = settings["log-level"]
+        settings["log-level"] = dataclasses.replace(level, default=quieter_level())
     for option in options_in_help(command) - {Option("--help", "", "")}:
         if command not in PROCESSES and option.name[2:] not in settings:
             # A switch that says how something is printed.
@@ -286,12 +331,13 @@ def test_file_has_no_other_role() -> None:
 def load_example(
     number: int, setting: str, kept: Path
 ) -> Tuple[List[Tuple[str, Any]], config.ProcessConfig]:
-    """An example of the page, where `setting` names the file `kept` instead."""
+    """An example of the page, where `setting`, if any, names the file `kept` instead."""
     examples = re.findall(
         r"\.Bd -literal.*?\n(.*?)\.Ed", section("udppunch.yaml.5", "EXAMPLES"), re.DOTALL
     )
     text, files = re.subn(rf"{setting}: .*", f"{setting}: {kept}", examples[number])
-    assert files
+    assert files or not setting
+    text = text if setting else examples[number]
     file = kept.with_suffix(".yaml")
     file.write_text(text)
     roles, process = config.load_file(str(file), {})
@@ -331,6 +377,15 @@ def test_examples_of_a_helper_and_an_exposer_in_the_file_load(tmp_path: Path) ->
     assert [str(helper) for helper in one.helper] == [
         "one.example.org:51820",
         "two.example.org:51820",
+    ]
+
+
+def test_example_of_a_rendezvous_in_the_file_loads(tmp_path: Path) -> None:
+    roles, _ = load_example(4, "", tmp_path / "rendezvous")
+    assert [(name, len(one.listen)) for name, one in roles] == [
+        ("rendezvous", 1),
+        ("holepunch", 1),
+        ("chat", 2),
     ]
 
 
@@ -392,17 +447,33 @@ def test_exit_statuses_of_check_and_stats() -> None:
     assert statuses_in_page(PAGES["stats"]) == numbers
 
 
+@pytest.mark.parametrize("command", config.TALKS)
+def test_exit_statuses_of_those_who_talk(command: str) -> None:
+    assert statuses_in_page(PAGES[command]) == {0, peer._FAILED, pipe._FAILED}
+
+
 def statuses_in_page(page: str) -> Set[int]:
     return {int(item) for item in items(section(page, "EXIT STATUS"))}
 
 
-# Where a role counts, and what it counts by names that are not in these files.
-COUNTERS: Dict[str, Tuple[Tuple[str, ...], Set[str]]] = {
-    "relay": (
+class Counted(NamedTuple):
+    """Where a role counts, what it counts by names that are not in these files, and where its
+    page says so."""
+
+    page: str
+    files: Tuple[str, ...]
+    named: Set[str]
+    titles: Tuple[str, ...] = ("Counters",)
+
+
+COUNTERS = {
+    "relay": Counted(
+        "relay",
         ("role/relay.py", "proto/relay/registrar.py", "proc/worker.py"),
         {f"handshakes: {outcome.value}" for outcome in Outcome},
     ),
-    "helper": (
+    "helper": Counted(
+        "helper",
         (
             "role/helper.py",
             "proto/expose/service.py",
@@ -415,18 +486,38 @@ COUNTERS: Dict[str, Tuple[Tuple[str, ...], Set[str]]] = {
             if kind.value not in expose_wire.STATISTICS
         },
     ),
-    "expose": (("role/expose.py",), set()),
+    "expose": Counted("expose", ("role/expose.py",), set()),
+    "rendezvous": Counted(
+        "rendezvous",
+        ("role/rendezvous.py", "proto/gate.py", "proto/stun/service.py"),
+        {outcome.value for outcome in registry.Registered},
+        ("Counters", "Counters of keys"),
+    ),
+    "holepunch": Counted(
+        "rendezvous",
+        ("role/holepunch.py", "proto/gate.py"),
+        set(),
+        ("Counters", "Counters of names"),
+    ),
+    "chat": Counted(
+        "rendezvous",
+        ("role/chat_server.py", "proto/gate.py"),
+        set(),
+        ("Counters", "Counters of ids"),
+    ),
 }
 
 
 @pytest.mark.parametrize("role", COUNTERS)
 def test_counters_are_those_of_the_program(role: str) -> None:
-    files, counted = COUNTERS[role]
+    page, files, named, titles = COUNTERS[role]
     program = "".join((ROOT / "udppunch" / f).read_text(encoding="utf-8") for f in files)
-    counted = counted | set(re.findall(r'(?:counters|lost)\["([^"]+)"\]', program))
-    reasons = re.findall(r'(?:_drop\(\s*|return |refusal = |refusal or )"([^"]+)"', program)
-    counted |= {f"dropped: {reason}" for reason in reasons}
-    shown = items(section(PAGES[role], "Counters", "Ss"))
+    counted = named | set(re.findall(r'(?:counters|lost)\["([^"]+)"\]', program))
+    reasons = re.findall(
+        r'(?:_drop\(\s*|\.drop\(f?|return |now\) else |refusal = |refusal or )"([^"]+)"', program
+    )
+    counted |= {f"dropped: {reason}".replace("{error}", "REASON") for reason in reasons}
+    shown = [heading for title in titles for heading in items(section(PAGES[page], title, "Ss"))]
     assert {name for heading in shown for name in heading[3:].split(" , ")} == counted
 
 
@@ -538,6 +629,80 @@ PROTOCOLS_FIGURES = (
     f"so {admission._LARGER_ANSWERS:g} times a second for a /24 or /56 at most,"
     f" {2 * admission._LARGER_ANSWERS:g} times at first",
 )
+HOLEPUNCH_FIGURES = (
+    f"The server's port is {parse.HOLEPUNCH_PORT}.",
+    f"is one byte up to {bincode._ONE_BYTE:X};",
+    f"a name has 1 to {holepunch.NAME_MAXIMUM}, a text {holepunch.TEXT_MAXIMUM} at most.",
+    f"with zeros to {holepunch.PADDED} bytes; a shorter one is dropped. To them",
+    f"after RegisterAck each {peer_dialogue.REFRESH:g} s.",
+    f"kept from others for {names.GIVES_WAY:g} s; any is forgotten after {names.EXPIRES:g} s.",
+    f"{stretch._STRETCH:02X} n (4) || bytes Ta Stretch Ta of the input, 1 to {stretch.MOST} bytes"
+    f" {stretch._ACK:02X} n (4) Ta Ack Ta n has come {stretch._END:02X} n (4) Ta End Ta",
+    f"{stretch._RAW:02X} bytes Ta Raw Ta a datagram, 0 to {stretch.MOST} bytes",
+    f"RFC 6298, {reliability._FIRST_PATIENCE:g} s at first, {reliability._LEAST_PATIENCE:g} s to"
+    f" {reliability._LONGEST_PATIENCE:g} s then; {reliability._FIRST_WINDOW:g} may be on their way"
+    f" at first, {reliability.WINDOW} at most.",
+    f"it gives {address.text(control.CONTENT)} for an address",
+    f"reads {holepunch.BUFFER} bytes, and ignores",
+    f"none to a second Register within {holepunch_server._DUPLICATE_WITHIN:g} s.",
+    f"at {opening._PAUSE:g} s after Initiate with hop limit {opening._OPENER_TTL}, at"
+    f" {opening._PAUSE + opening._OPENER_HOLD:g} s, and then each second,",
+    f"What was silent for {peer._HABIT.patience:g} s is lost.",
+)
+GREETING = len(chat_dialogue.Dialogue("a", MARK, KEYS, bytes, 0.0)._greeting())
+CHAT_WIRE_FIGURES = (
+    f"The server's port is {parse.CHAT_PORT}.",
+    f"Datagrams have {chat.LARGEST} bytes at most.",
+    f"A username has 1 to {chat.NAME_MAXIMUM} characters.",
+    f'HMAC-SHA-512/256("{chat._ID_KEY.decode()}", public key ({chat.KEY_LENGTH}))',
+    f"nonce ({secrecy.NONCE_LENGTH}) || ciphertext || tag ({secrecy._TAG_LENGTH})",
+    f"in decimal digits, good for {cookie._LASTS} s",
+    f"greeting has {GREETING} bytes, register and establish have {chat.PADDED}, connect has"
+    f" {chatting._GREETING}.",
+    f"once registered, register each {chat_dialogue.REFRESH:g} s.",
+    f"gets no answer for {chat_dialogue._SILENT_AFTER:g} s, all begins anew.",
+    f"without one; any is forgotten after {chat_server._EXPIRES:g} s.",
+    f"times 2^{conversation._LINES_BITS}, plus",
+    f"of the last {conversation._MOST_NONCES},",
+    f"at {opening._PAUSE:g} s after establish with hop limit {opening._OPENER_TTL}, at"
+    f" {opening._PAUSE + opening._OPENER_HOLD:g} s, and {TIMES[chatting._HABIT.most - 1]} times"
+    f" more, {chatting._HABIT.gap:g} s apart;",
+    f"Connect goes on each {chatting._GREETED_EACH:g} s; what was silent for"
+    f" {chatting._HABIT.patience:g} s is lost.",
+)
+RENDEZVOUS_FIGURES = (
+    f"UDP port {parse.RENDEZVOUS_PORT}, {parse.HOLEPUNCH_PORT} or {parse.CHAT_PORT}.",
+    f"register each {peer_dialogue.REFRESH:g} seconds.",
+    f"free {names.GIVES_WAY:g} seconds after the last time,",
+    f"no /24 has more than a {PARTS[register._SHARE]}.",
+    f"not registered for {HOURS[names.EXPIRES]} is forgotten.",
+    f"for a name, {SHORTEST_REQUEST} bytes at least, is answered with up to {LONGEST_INITIATE},",
+    f"for an id, {ESTABLISH} bytes, with up to {LONGEST_ESTABLISHED};",
+)
+PEER_FIGURES = (
+    f"port is {parse.HOLEPUNCH_PORT} if left out.",
+    f"drops UDP port {parse.HOLEPUNCH_PORT},",
+    f"1 to {holepunch.NAME_MAXIMUM} bytes of UTF-8.",
+    f"more than {holepunch.TEXT_MAXIMUM} bytes, cut between characters",
+    f"more than {stretch.MOST} bytes are several.",
+    f"and for {peer._LOST_FOR:g} seconds with none .",
+    f"or for {peer._LOST_FOR:g} seconds after one was lost.",
+    f"some {exchange._MOST_INPUT // 1024} KiB of the input wait",
+    f"more than {2 * output.MOST_WAITING >> 20} MiB are dropped.",
+    f"takes its place after {names.GIVES_WAY:g} seconds.",
+    f"lost after {peer._HABIT.patience:g} seconds of silence.",
+)
+CHAT_FIGURES = (
+    f"port is {parse.CHAT_PORT} if left out.",
+    f"drops UDP port {parse.CHAT_PORT},",
+    f"1 to {chat.NAME_MAXIMUM} characters.",
+    f"id, {len(chat.peer_id(KEYS.public))} hexadecimal digits.",
+    f"A line has {chat.TEXT_MAXIMUM} bytes at most.",
+    f"{chat_pipe._MOST_WAITING} lines wait for a path",
+    f"fingerprints of {len(chat.fingerprint(KEYS.public).replace(' ', ''))} digits,",
+    f"no path after {chatting._PATIENCE:g} seconds;",
+    f"no answer to {chatting._HABIT.most} greetings",
+)
 PROCESSES_FIGURES = (
     f"Processes that forward, 1 to {parse.MOST_WORKERS}.",
     f"at most {parse._LONGEST_PAUSE * 1000:g}ms.",
@@ -581,7 +746,10 @@ STATS_FIGURES = (
     f"It is asked for {stats._REMOTE_PATIENCE:g} seconds.",
 )
 FIGURES = {
-    "udppunch-protocols.7": PROTOCOLS_FIGURES,
+    "udppunch-protocols.7": PROTOCOLS_FIGURES + HOLEPUNCH_FIGURES + CHAT_WIRE_FIGURES,
+    PAGES["rendezvous"]: RENDEZVOUS_FIGURES,
+    PAGES["peer"]: PEER_FIGURES,
+    PAGES["chat"]: CHAT_FIGURES,
     PAGES["relay"]: PROCESSES_FIGURES + RELAY_FIGURES,
     PAGES["helper"]: PROCESSES_FIGURES + HELPER_FIGURES,
     PAGES["expose"]: EXPOSE_FIGURES,
@@ -633,6 +801,9 @@ def test_healing_takes_no_longer_than_the_pages_say() -> None:
     assert "registered again within 15 seconds" in text
     assert registration.REFRESH + registration.SILENT_AFTER < 15.0
     assert f"take its key after {registry.GIVES_WAY:g} seconds" in text
+    assert "register again within 20 seconds" in words(source(PAGES["rendezvous"]))
+    assert peer_dialogue.REFRESH + peer_dialogue._SILENT_AFTER < 20.0
+    assert chat_dialogue.REFRESH + chat_dialogue._SILENT_AFTER < 20.0
 
 
 # Form
@@ -684,7 +855,7 @@ def test_version_is_said_once() -> None:
     files = [*MANUAL.iterdir(), *(ROOT / "udppunch").rglob("*.py"), *ROOT.glob("*.*")]
     for path in {path for path in files if path.is_file()} - other:
         text = path.read_text(encoding="utf-8")
-        text = re.sub(r"p2p_udp_puncher 0\.1\.0", "", text, flags=re.IGNORECASE)
+        text = re.sub(r"(p2p_udp_puncher|hole-punch) 0\.1\.0", "", text, flags=re.IGNORECASE)
         assert not re.search(rf"(?<![\d.]){re.escape(udppunch.__version__)}(?![\d.])", text), path
 
 

@@ -50,6 +50,14 @@ class ConfigError(CommandError):
         super().__init__(message, EX_CONFIG)
 
 
+def missing_library(error: ImportError, who: str, extra: str, packages: str) -> CommandError:
+    """`who` needs a library that is not installed, and how to have it."""
+    library = (error.name or "").partition(".")[0]
+    needed = f"{who} needs the Python library {library}"
+    remedy = f"pip install 'udppunch[{extra}]', or Debian's {packages}"
+    return CommandError(f"{needed} ({remedy})", EX_UNAVAILABLE)
+
+
 def report(error: BaseException) -> int:
     """Say on standard error what ended a process; the exit status. Never a traceback."""
     text, status = explained(error)

@@ -26,6 +26,7 @@ from udppunch.errors import CommandError, report
 from udppunch.notices import event
 from udppunch.proc import supervisor
 from udppunch.proc.board import Board
+from udppunch.proc.signals import release_signals
 from udppunch.proc.supervisor import Child, Kind, Supervisor
 from udppunch.proc.systemd import Notifier
 
@@ -61,6 +62,7 @@ def steady(board: Board, slot: int, *, ends_after: float = 0.0, heeds: bool = Tr
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
     signal.signal(signal.SIGHUP, lambda number, frame: told(board, slot, "SIGHUP"))
+    release_signals()
     try:
         told(board, slot, "started")
         while True:

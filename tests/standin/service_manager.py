@@ -1,9 +1,9 @@
 """A stand-in for the service manager: hears a daemon, keeps its files, and starts it with them.
 
-It does what systemd does: the daemon's words come by a datagram socket (sd_notify(3)), files that
-it hands over are kept by their names and in no particular order, a barrier is an open end of a
-pipe that is closed once all before it was heard, and the files of a start stand from 3 on
-(sd_listen_fds(3)), those of its socket unit before those that were kept.
+It does what systemd does. The daemon tells it things by a datagram socket (sd_notify(3)). What it
+is to keep it keeps under the names given, in no particular order, for all starts to come. A barrier
+is the end of a pipe, which it closes once it heard all before. The files of a start stand from 3
+on (sd_listen_fds(3)): those of the socket unit, then those that were kept.
 
     service_manager.py NUMBERS NAMES COMMAND ...
 
@@ -100,6 +100,18 @@ class ServiceManager:
     def _values(self, name: str) -> List[str]:
         return [told.assignments[name] for told in self._told if name in told.assignments]
 
+    def _store(self, name: str, number: int) -> None:
+        """Before all others, unless it is there already: it stays from start to start."""
+        if any(os.path.sameopenfile(number, kept) for _, kept in self.stored):
+            os.close(number)
+        else:
+            self.stored.insert(0, (name, number))
+
+    def _remove(self, name: str) -> None:
+        for _, number in (each for each in self.stored if each[0] == name):
+            os.close(number)
+        self.stored = [each for each in self.stored if each[0] != name]
+
     def _hear(self) -> None:
         room = socket.CMSG_SPACE(_MOST_FILES * array.array("i").itemsize)
         while True:
@@ -111,12 +123,15 @@ class ServiceManager:
                 if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                     files.frombytes(data[: len(data) - len(data) % files.itemsize])
             assignments = dict(line.split("=", 1) for line in text.decode().split("\n"))
+            name = assignments.get("FDNAME", "stored")
             if assignments.get("FDSTORE") == "1":
-                name = assignments.get("FDNAME", "stored")
-                self.stored[:0] = [(name, number) for number in reversed(files)]
+                for number in files:
+                    self._store(name, number)
             else:
                 for number in files:
                     os.close(number)
+            if assignments.get("FDSTOREREMOVE") == "1":
+                self._remove(name)
             with self._arrived:
                 self._told.append(Told(assignments, len(files)))
                 self._arrived.notify_all()

@@ -12,7 +12,7 @@ from udppunch.config import parse
 from udppunch.config.parse import RELAY_PORT, RENDEZVOUS_PORT, Invalid
 from udppunch.config.settings import Setting, parse_all
 from udppunch.contract import Lookup
-from udppunch.errors import EX_UNAVAILABLE, CommandError
+from udppunch.errors import missing_library
 from udppunch.wire.expose import derive_key
 
 # Named as the original has it, so that an existing unit keeps its environment file.
@@ -320,8 +320,4 @@ def password_key(password: Optional[bytes], environment: Mapping[str, str]) -> b
     try:
         return derive_key(password)
     except ImportError as error:
-        raise CommandError(
-            f"a password needs the Python library {error.name or 'argon2'}"
-            " (pip install 'udppunch[password]', or Debian's python3-argon2)",
-            EX_UNAVAILABLE,
-        ) from None
+        raise missing_library(error, "a password", "password", "python3-argon2") from None

@@ -17,7 +17,7 @@ from udppunch import address, web
 from udppunch.address import Address
 from udppunch.config.people import ChatConfig
 from udppunch.config.process import ProcessConfig
-from udppunch.errors import EX_UNAVAILABLE, CommandError, UsageError, complain
+from udppunch.errors import UsageError, complain, missing_library
 from udppunch.net import tcp
 from udppunch.net.clock import boot_time
 from udppunch.net.loop import Loop
@@ -97,11 +97,7 @@ def _in_browser(config: ChatConfig, at: Address, loop: Loop) -> int:
         from udppunch.net.duplex import DuplexServer
         from udppunch.proto.web.site import Site
     except ImportError as error:
-        raise CommandError(
-            f"the page needs the Python library {error.name}"
-            " (pip install 'udppunch[web]', or Debian's python3-wsproto)",
-            EX_UNAVAILABLE,
-        ) from None
+        raise missing_library(error, "the page", "web", "python3-wsproto") from None
     chat = _join(config, loop)
     with tcp.listen("page", at) as listener, _history(config, complain) as history:
         site = Site(chat, web.files(), _hosts(listener), os.urandom, _announce)
@@ -241,11 +237,7 @@ def _join(config: ChatConfig, loop: Loop) -> Chat:
     try:
         from udppunch.role.chat import Chat
     except ImportError as error:
-        raise CommandError(
-            f"a chat needs the Python library {error.name}"
-            " (pip install 'udppunch[chat]', or Debian's python3-cryptography)",
-            EX_UNAVAILABLE,
-        ) from None
+        raise missing_library(error, "a chat", "chat", "python3-cryptography") from None
     outbox = loop.outbox()
     chat = Chat(config, outbox, os.urandom, time.time)
     loop.add(chat, outbox)

@@ -6,13 +6,12 @@ import functools
 import logging
 import os
 import signal
-import socket
 from collections import Counter
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from udppunch import address
-from udppunch.address import Address
 from udppunch.contract import Outbox, Role
+from udppunch.errors import missing_library
 from udppunch.net.clock import boot_time
 from udppunch.net.loop import Loop
 from udppunch.notices import event
@@ -38,8 +37,10 @@ _STATUS_EACH = 10.0
 
 
 def _chat_server(config: Any, outbox: Outbox, random: Callable[[int], bytes]) -> Role:
-    from udppunch.role.chat_server import ChatServer  # its library is not everybody's
-
+    try:
+        from udppunch.role.chat_server import ChatServer
+    except ImportError as error:
+        raise missing_library(error, "--chat", "chat", "python3-cryptography") from None
     return ChatServer(config, outbox, random)
 
 
@@ -168,10 +169,12 @@ class _Crew:
 
 def run_all(roles: Roles, estates: Sequence[Estate], scene: Scene) -> Leaving:
     """The only process of a daemon; why it ended."""
-    sockets: Dict[Address, socket.socket] = {}
-    for estate in estates:
-        # Closed with the loop, unlike those that are kept.
-        sockets.update(zip(estate.config.binds, (group[0].dup() for group in estate.sockets)))
+    # Closed with the loop, unlike those that are kept.
+    sockets = {
+        bind: group[0].dup()
+        for estate in estates
+        for bind, group in zip(estate.config.binds, estate.sockets)
+    }
     loop = scene.loop([config for _, config in roles], sockets)
     crew = _Crew(loop)
     for name, config in roles:

@@ -64,11 +64,7 @@ def run(
             inheritance,
         )
         _open_access_logs(roles, process)
-        for role, config in roles:
-            if role == "relay" and not config.secret:
-                log.warning("relay without a secret: anybody may be relayed (--secret-file)")
-            if role == "helper" and not config.key:
-                log.warning("helper without a password: %s (--password-file)", _HELPER_RISKS)
+        _warn_of_open_doors(roles)
         inheritance.keep([bind for _, config in roles for bind in _binds(config)])
         named = [(role, config) for role, config in roles if role in KINDS]
         estates = [
@@ -110,6 +106,14 @@ def _own_command() -> List[str]:
     if script.endswith(".py") or not os.access(script, os.X_OK):
         return [sys.executable, "-m", "udppunch", *words]
     return [script, *words]
+
+
+def _warn_of_open_doors(roles: Roles) -> None:
+    for role, config in roles:
+        if role == "relay" and not config.secret:
+            log.warning("relay without a secret: anybody may be relayed (--secret-file)")
+        if role == "helper" and not config.key:
+            log.warning("helper without a password: %s (--password-file)", _HELPER_RISKS)
 
 
 def _open_access_logs(roles: Roles, process: ProcessConfig) -> None:

@@ -8,7 +8,7 @@ import socket
 from typing import Any, Dict, Iterable, Iterator, Optional, Tuple
 
 from udppunch.address import Address
-from udppunch.errors import EX_UNAVAILABLE, CommandError
+from udppunch.errors import missing_library
 from udppunch.net import tcp
 from udppunch.net.loop import Loop
 from udppunch.net.stream import StreamServer
@@ -134,9 +134,5 @@ def _require_libraries() -> None:
         import h11  # noqa: F401
         import prometheus_client  # noqa: F401
     except ImportError as error:
-        raise CommandError(
-            f"--metrics needs the Python library {error.name}"
-            " (pip install 'udppunch[metrics]', or Debian's python3-h11 and"
-            " python3-prometheus-client)",
-            EX_UNAVAILABLE,
-        ) from None
+        debian = "python3-h11 and python3-prometheus-client"
+        raise missing_library(error, "--metrics", "metrics", debian) from None

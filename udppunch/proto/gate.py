@@ -12,6 +12,10 @@ from udppunch.contract import Burst
 from udppunch.notices import TRACE, Notices
 from udppunch.proto.limiter import Limiter
 
+# What a network is told without having asked, a second and at once.
+_UNASKED_RATE = 20.0
+_UNASKED_BURST = 100.0
+
 
 class Gate:
     """`rate` datagrams a second of a network prefix, twice that in a burst. `own` are the
@@ -31,6 +35,7 @@ class Gate:
         self._ipv4_only = ipv4_only
         self._counters = counters
         self._limiter = Limiter(rate, 2 * rate)
+        self._unasked = Limiter(_UNASKED_RATE, _UNASKED_BURST)
         self._notices = Notices(log)
 
     def refuses(self, burst: Burst, datagram: memoryview, known: bool, now: float) -> bool:
@@ -50,6 +55,11 @@ class Gate:
             return "source port"
         party = bytes(source) if known else address.prefix(source)
         return "" if self._limiter.allows(party, now) else "rate"
+
+    def may_tell(self, receiver: Address, now: float) -> bool:
+        """Whether something may be said to an address that did not ask for it: anybody may have
+        registered another's, and who asks is limited elsewhere."""
+        return self._unasked.allows(address.prefix(receiver), now)
 
     def drop(self, reason: str, source: Address, now: float) -> None:
         self._counters[f"dropped: {reason}"] += 1

@@ -22,7 +22,7 @@ from udppunch.proto.chat.conversation import Conversation, Replayed
 from udppunch.proto.chat.dialogue import Dialogue
 from udppunch.proto.chat.display import Display
 from udppunch.proto.chat.secrets import Secrets
-from udppunch.proto.chat.view import Peer, Refused, Screen, State, Status
+from udppunch.proto.chat.view import LEFT, Peer, Refused, Screen, State, Status
 from udppunch.proto.limiter import TokenBucket
 from udppunch.proto.puncher import path as paths
 from udppunch.proto.puncher.consent import earliest
@@ -308,7 +308,7 @@ class Chat:
         elif happening is Happening.CLOSED:
             self._meeting.path = None
             self._end_conversation()
-            self._display.become(State.GONE, "has left")
+            self._display.become(State.GONE, LEFT)
 
     def _up(self, now: float) -> None:
         path, peer = self._meeting.path, self._status.peer

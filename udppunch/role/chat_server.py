@@ -232,7 +232,9 @@ class ChatServer:
             f"{asker.username!r} at {where[0]} meets {asked.username!r} at {where[1]}",
             asker=where[0], asked=where[1],
         )  # fmt: skip
-        if asked.mark or self._is_news(asked, asker, now):
+        if not self._gate.may_tell(asked.address, now):
+            self.counters["introductions over their rate"] += 1
+        elif asked.mark or self._is_news(asked, asker, now):
             self._introduce(asked, asker)
         self._introduce(asker, asked)
 

@@ -133,7 +133,10 @@ class Holepunch:
         self._say_introduced(asker, asked, now)
         # The asker first, who would end if the other's first message overtook this.
         self._initiate(asker, asked)
-        self._initiate(asked, asker)
+        if self._gate.may_tell(asked.address, now):
+            self._initiate(asked, asker)
+        else:
+            self.counters["introductions over their rate"] += 1
 
     def _initiate(self, receiver: Registration, other: Registration) -> None:
         mark = other.mark if receiver.mark else b""

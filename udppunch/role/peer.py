@@ -174,7 +174,9 @@ class Peer:
         if word.identity != self._remote and not self._config.remote and not self._conversed:
             self._meeting.leave(now)  # who asked before may never come
         elif self._remote and word.identity != self._remote:
-            said = f"{word.name!r} asks for this peer, which is {self._remote!r}'s: passed over"
+            said = (
+                f"{word.name!r} asks for this peer, which talks with {self._remote!r}: passed over"
+            )
             self._notices.say(now, logging.WARNING, "another", said)
             return
         self._remote = word.identity

@@ -74,6 +74,10 @@ class Status:
     peer: Optional[Peer] = None
 
 
+# The reason of GONE when the peer has said goodbye, and won't come back.
+LEFT = "has left"
+
+
 class Refused(ValueError):
     """What was asked for can't be done; the text, one line for people, says why."""
 

@@ -65,7 +65,7 @@ class Publishing:
         return [Claim(service, peer) for service, peer in self._exposers.items()]
 
     def start(self, now: float) -> None:
-        for worker in self._recalled:
+        for worker in list(self._recalled):
             self._gives_up_at = now + _RECALL_LASTS
             self._tell(worker, Recall(), now)
 

@@ -88,7 +88,7 @@ class Registrar:
         if self._recalled:
             # No predecessor gave numbers away as fast.
             self._pairing.number_from(int(now * 1e6))
-        for worker in self._recalled:
+        for worker in list(self._recalled):
             self._tell(worker, Recall(), now)
 
     def hear(self, worker: int, message: Message, now: float) -> None:

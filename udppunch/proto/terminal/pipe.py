@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Callable, Deque, Optional, Set
 
-from udppunch.proto.chat.view import Commands, Line, Mark, Refused, State, Status
+from udppunch.proto.chat.view import LEFT, Commands, Line, Mark, Refused, State, Status
 from udppunch.proto.terminal import sentences
 from udppunch.proto.terminal.dialogue import Keep
 from udppunch.proto.terminal.text import clean
@@ -117,8 +117,17 @@ class Pipe:
             if before.peer is None or before.peer.fingerprint != status.peer.fingerprint:
                 name, fingerprint = sentences.called(status.peer), clean(status.peer.fingerprint)
                 self._tell(f"fingerprint of {name}: {fingerprint}\n")
+        if status.state is State.GONE and status.reason == LEFT:
+            self._leave_unsaid()
         if status.state is State.FAILED and (self._named or before.state is State.REGISTERING):
             self.over = 1
+
+    def _leave_unsaid(self) -> None:
+        """The peer has gone for good, and nobody else comes to this pipe."""
+        for text in self._waiting:
+            self._tell(f"not sent: {clean(text)}\n")
+        self.over = int(self._lost or bool(self._waiting))
+        self._waiting.clear()
 
     def line(self, line: Line) -> None:
         new = line.number > self._latest

@@ -9,7 +9,7 @@ from udppunch.proto.terminal.text import clean
 
 _MOST_NAME = 32
 HELP = """\
-/connect ID  talk to the peer with this id    /status  who is who, and how it goes
+/connect ID  talk to the peer with this id    /status  who is who, and how
 /reset       leave the peer, forget all       /quit    leave
 //...        says a line that begins with /   Ctrl-C   leaves too
 (delivered) holds for all lines above as well; what did not arrive is told."""
