@@ -186,7 +186,7 @@ class Network:
             times = [when for when in due if when is not None]
             if self._events:
                 times.append(self._events[0][0])
-            when = min(times, default=end)
+            when = min(times, default=float("inf"))
             if when > end:
                 self.now = end
                 return until()

@@ -64,7 +64,7 @@ def _at_terminal(config: ChatConfig, loop: Loop, environment: Mapping[str, str])
         loop, Editor() if how.editing else Lines(),
         editing=how.editing, stdin=stdin, stdout=stdout, stderr=stderr, clock=boot_time,
     )  # fmt: skip
-    with _history(config, screen.tell) as history:
+    with _history(config, lambda text: screen.tell(f"{text}\n")) as history:
         chat = _join(config, loop)
         keep = history.keep if history is not None else None
         dialogue: Union[Dialogue, Pipe]

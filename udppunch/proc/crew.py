@@ -20,7 +20,15 @@ from udppunch.proc.estate import Estate
 from udppunch.proc.kinds import KINDS, SharedRole
 from udppunch.proc.registrar import RegistrarRole
 from udppunch.proc.scene import BEAT_EACH, Roles, Scene, nothing
-from udppunch.proc.signals import ENDING, HANDING_OVER, Leaving, act_on_signals, hold_signals
+from udppunch.proc.signals import (
+    ENDING,
+    HANDING_OVER,
+    TOLD,
+    Leaving,
+    SignalQueue,
+    act_on_signals,
+    hold_signals,
+)
 from udppunch.proc.statistics import Statistics, describe_role
 from udppunch.proc.systemd import Notifier
 from udppunch.proc.ticker import Ticker
@@ -129,6 +137,7 @@ class _Crew:
 
     def terminate(self) -> None:
         """SIGTERM: channels come to an end first, unless it is said twice."""
+        self.leaving = Leaving.FOR_GOOD
         if not self.desks or any(desk.draining for desk in self.desks):
             self.stop()
         for desk, (_, config) in zip(self.desks, self.shared):
@@ -180,26 +189,7 @@ def run_all(roles: Roles, estates: Sequence[Estate], scene: Scene) -> Leaving:
     for name, config in roles:
         crew.add(name, config, {id(estate.config): estate for estate in estates})
 
-    def hang_up() -> None:
-        if crew.shared or scene.is_service:
-            if scene.read_again():
-                crew.configure(scene.current)
-        else:
-            crew.stop()  # the terminal is gone; not without a goodbye
-
-    queue = act_on_signals(
-        loop,
-        {
-            signal.SIGTERM: crew.terminate,
-            signal.SIGINT: crew.stop,
-            signal.SIGHUP: hang_up,
-            signal.SIGUSR1: crew.say_state,
-            **{
-                number: functools.partial(crew.hand_over, leaving, estates, scene)
-                for number, leaving in HANDING_OVER.items()
-            },
-        },
-    )
+    queue = _heed_signals(crew, estates, scene)
     _tell_service_manager(crew, scene)
     statistics = Statistics(
         scene.name,
@@ -218,6 +208,29 @@ def run_all(roles: Roles, estates: Sequence[Estate], scene: Scene) -> Leaving:
     return crew.leaving
 
 
+def _heed_signals(crew: _Crew, estates: Sequence[Estate], scene: Scene) -> SignalQueue:
+    def hang_up() -> None:
+        if crew.shared or scene.is_service:
+            if scene.read_again():
+                crew.configure(scene.current)
+        else:
+            crew.stop()  # the terminal is gone; not without a goodbye
+
+    return act_on_signals(
+        crew.loop,
+        {
+            signal.SIGTERM: crew.terminate,
+            signal.SIGINT: crew.stop,
+            signal.SIGHUP: hang_up,
+            signal.SIGUSR1: crew.say_state,
+            **{
+                number: functools.partial(crew.hand_over, leaving, estates, scene)
+                for number, leaving in HANDING_OVER.items()
+            },
+        },
+    )
+
+
 def run_others(roles: Roles, scene: Scene, board: Board, slot: int) -> None:
     """The roles that a daemon has beside those with several workers."""
     loop = scene.loop()
@@ -225,8 +238,9 @@ def run_others(roles: Roles, scene: Scene, board: Board, slot: int) -> None:
     for name, config in roles:
         crew.add(name, config)
     # A reload concerns the others alone.
-    ending = dict.fromkeys((signal.SIGTERM, signal.SIGINT, *HANDING_OVER), loop.stop)
-    act_on_signals(loop, {**ending, signal.SIGHUP: nothing, signal.SIGUSR1: nothing})
+    ending: Dict[int, Callable[[], None]] = dict.fromkeys((*ENDING, *TOLD.values()), loop.stop)
+    ending.update(dict.fromkeys((signal.SIGHUP, signal.SIGUSR1, *HANDING_OVER), nothing))
+    act_on_signals(loop, ending)
 
     def beat(now: float) -> None:
         board.beat(slot, crew.status())

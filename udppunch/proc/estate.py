@@ -40,6 +40,7 @@ class Inheritance:
         self._sockets: Dict[Address, List[socket.socket]] = {}
         self._files: Dict[str, int] = {}
         described = _described(environment)
+        self.names = {name for name, _ in described if name}
         for variable in _VARIABLES:
             os.environ.pop(variable, None)
         # Our own names tell their order, which a service manager need not keep; and what it keeps
@@ -49,7 +50,9 @@ class Inheritance:
             os.set_inheritable(number, False)
             status = os.fstat(number)
             if not stat.S_ISSOCK(status.st_mode):
-                self._files[name] = number
+                if name in self._files:
+                    os.close(number)
+                self._files.setdefault(name, number)
             elif status.st_ino in seen:
                 os.close(number)
             else:
@@ -67,7 +70,13 @@ class Inheritance:
     def lend(self, bind: Address) -> Optional[socket.socket]:
         """One at that address, which is kept for who comes next as well."""
         kept = self._sockets.get(bind)
-        return kept[0].dup() if kept else None
+        if not kept:
+            return None
+        for sock in kept[1:]:
+            log.warning("%s: one socket is enough, the others are closed", address.text(bind))
+            sock.close()
+        del kept[1:]
+        return kept[0].dup()
 
     def file(self, name: str) -> Optional[int]:
         """To be the caller's."""
@@ -162,6 +171,7 @@ class Estate:
         if number is None:
             return None
         with os.fdopen(number, "rb") as file:
+            file.seek(0)  # the place may be where who wrote it was
             content = file.read()
         header = self._header()
         if not content.startswith(header):
@@ -177,7 +187,7 @@ class Estate:
 def leave_to_manager(estates: Sequence[Estate], notifier: Notifier) -> bool:
     """Have the service manager keep it for the next process; whether it does."""
     files = [one for estate in estates for one in estate.files().items()]
-    return all([notifier.store(name, number) for name, number in files]) and notifier.wait()
+    return all(notifier.store(name, number) for name, number in files) and notifier.wait()
 
 
 def replace_self(

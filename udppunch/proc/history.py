@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import time
 from typing import Callable, Optional
 
@@ -24,8 +25,9 @@ class History:
             self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, _MODE)
         except OSError as error:
             raise CommandError(f"history {path}: {error.strerror}", EX_CANTCREAT) from None
-        with contextlib.suppress(OSError):  # a device, or somebody else's
-            if os.fstat(self._descriptor).st_mode & 0o077:
+        with contextlib.suppress(OSError):
+            status = os.fstat(self._descriptor)
+            if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid():
                 os.fchmod(self._descriptor, _MODE)
 
     def keep(self, at: Optional[float], line: str) -> None:

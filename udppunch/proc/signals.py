@@ -24,7 +24,13 @@ HANDING_OVER: Dict[int, Leaving] = {
     signal.SIGQUIT: Leaving.FOR_ANOTHER,
 }
 ENDING = (signal.SIGTERM, signal.SIGINT)
-ALL = (*ENDING, signal.SIGHUP, signal.SIGUSR1, *HANDING_OVER)
+# By these a supervisor tells its children, who do not heed the others: a service manager may send
+# those to all processes of a daemon at once.
+TOLD: Dict[Leaving, int] = {
+    Leaving.TO_RETURN: int(getattr(signal, "SIGRTMIN", signal.SIGUSR2)),
+    Leaving.FOR_ANOTHER: int(getattr(signal, "SIGRTMIN", signal.SIGQUIT - 1)) + 1,
+}
+ALL = (*ENDING, signal.SIGHUP, signal.SIGUSR1, *HANDING_OVER, *TOLD.values())
 
 
 class SignalQueue:

@@ -25,6 +25,7 @@ from udppunch.proc.signals import (
     ALL,
     ENDING,
     HANDING_OVER,
+    TOLD,
     Leaving,
     SignalQueue,
     hold_signals,
@@ -170,6 +171,7 @@ class Supervisor:
         elif number == signal.SIGUSR1:
             event(log, logging.INFO, "state", self._status())
         elif number == signal.SIGTERM and not self._draining:
+            self._asked_to_leave = None
             self._notifier.tell(STOPPING="1", STATUS="draining")
             self._begin_drain(signal.SIGTERM, self._drain)
         elif number in HANDING_OVER and not self._draining and self._asked_to_leave is None:
@@ -186,12 +188,21 @@ class Supervisor:
         if self._asked_to_leave is None:
             return
         number, until = self._asked_to_leave
-        alive = all(child.pid and child.beats for child in self._children)
+        there = (child for child in self._children if child.group != _ENDED)
+        alive = all(child.pid and child.beats for child in there)
         if alive or now >= until:
             self._asked_to_leave = None
             self._leaving = HANDING_OVER[number]
             event(log, logging.INFO, "handing-over", "handing over to a new process")
-            self._begin_drain(number, _GRACE)
+            self._begin_drain(TOLD[self._leaving], _GRACE)
+
+    def _leave_later(self, child: Child, status: int) -> None:
+        """It ended before it had written down what it knows: who replaces it will."""
+        (number,) = (n for n, leaving in HANDING_OVER.items() if leaving is self._leaving)
+        self._asked_to_leave = number, time.monotonic() + _GRACE
+        self._draining, self._kill_at = False, None
+        self._leaving = Leaving.FOR_GOOD
+        self._bury(child, _how_it_ended(status))
 
     def _begin_drain(self, number: int, drain: float) -> None:
         self._draining = True
@@ -220,18 +231,20 @@ class Supervisor:
                 continue
             child.pid = 0
             if self._draining and child.kind is Kind.LEADER:
-                self._end_group(child.group)
+                if status and self._leaving is not Leaving.FOR_GOOD and not self._stopping:
+                    self._leave_later(child, status)
+                else:
+                    self._end_group(child.group)
             elif not self._stopping and child.group != _ENDED:
                 self._bury(child, _how_it_ended(status))
 
     def _end_group(self, group: int) -> None:
         """Its leader has come to its end, and so do the others."""
-        numbers = {leaving: number for number, leaving in HANDING_OVER.items()}
         for child in self._children:
             if child.group == group:
                 child.group = _ENDED
                 child.again_at = None
-                self._send(child, numbers.get(self._leaving, signal.SIGINT))
+                self._send(child, TOLD.get(self._leaving, signal.SIGINT))
 
     def _bury(self, child: Child, how: str) -> None:
         """It was not to end: tries again, soon if it had been running."""

@@ -32,6 +32,10 @@ class Notifier:
         whether that was told."""
         return self._send({"FDSTORE": "1", "FDNAME": name}, (number,))
 
+    def forget(self, name: str) -> None:
+        """Have what is kept under that name kept no more: it is in use, and will be stored anew."""
+        self._send({"FDSTOREREMOVE": "1", "FDNAME": name}, ())
+
     def wait(self) -> bool:
         """Wait until all that was told before has been heard; whether it was."""
         reader, writer = os.pipe()

@@ -21,7 +21,7 @@ from udppunch.proc.estate import Estate
 from udppunch.proc.kinds import KINDS, AnyRegistrar, SharedRole
 from udppunch.proc.registrar import RegistrarRole
 from udppunch.proc.scene import BEAT_EACH, Scene, nothing
-from udppunch.proc.signals import HANDING_OVER, act_on_signals
+from udppunch.proc.signals import HANDING_OVER, TOLD, act_on_signals
 from udppunch.proc.statistics import Statistics, describe_role
 from udppunch.proc.ticker import Ticker
 from udppunch.wire import registrar as wire
@@ -82,8 +82,9 @@ def run_worker(seat: Seat, scene: Scene, board: Board, slot: int) -> None:
         role.keep()
         loop.stop()
 
-    actions: Dict[int, Callable[[], None]] = dict.fromkeys(HANDING_OVER, keep)
-    actions.update({signal.SIGTERM: nothing, signal.SIGUSR1: nothing})
+    theirs = (signal.SIGTERM, signal.SIGUSR1, *HANDING_OVER)
+    actions: Dict[int, Callable[[], None]] = dict.fromkeys(theirs, nothing)
+    actions.update(dict.fromkeys(TOLD.values(), keep))
     act_on_signals(loop, {**actions, signal.SIGINT: loop.stop, signal.SIGHUP: reload})
     loop.run()
 
@@ -151,7 +152,8 @@ def _heed_signals(loop: Loop, desk: RegistrarRole, estate: Estate, scene: Scene)
             signal.SIGINT: loop.stop,
             signal.SIGHUP: reload,
             signal.SIGUSR1: nothing,
-            **dict.fromkeys(HANDING_OVER, hand_over),
+            **dict.fromkeys(HANDING_OVER, nothing),
+            **dict.fromkeys(TOLD.values(), hand_over),
         },
     )
 

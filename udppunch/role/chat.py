@@ -22,7 +22,7 @@ from udppunch.proto.chat.conversation import Conversation, Replayed
 from udppunch.proto.chat.dialogue import Dialogue
 from udppunch.proto.chat.display import Display
 from udppunch.proto.chat.secrets import Secrets
-from udppunch.proto.chat.view import LEFT, Peer, Refused, Screen, State, Status
+from udppunch.proto.chat.view import LEFT, SILENT, Peer, Refused, Screen, State, Status, checked
 from udppunch.proto.limiter import TokenBucket
 from udppunch.proto.puncher import path as paths
 from udppunch.proto.puncher.consent import earliest
@@ -40,9 +40,12 @@ log = logging.getLogger(__name__)
 # A peer of the original greets five times, and answers each greeting for as long as it lives.
 _HABIT = Habit(3.0, 5, 50.0)
 _GREETED_EACH = 15.0
+_GREETED_AT_MOST = 1.0
 _NEVER_IDLE = 365 * 86400.0
 # So long a path is sought before people are told why it does not come up.
 _PATIENCE = 20.0
+# And so long one that was lost, before it is called silent; it is sought on all the same.
+_LOST_FOR = 60.0
 _UNDER_WAY = 256
 _GREETING = 300  # octets, or its answer would be longer
 _SOUGHT = (State.ESTABLISHING, State.PUNCHING)
@@ -80,6 +83,8 @@ class Chat:
         self._id = chat.peer_id(self._secrets.keys.public)
         self._fails_at: Optional[float] = None
         self._greets_at: Optional[float] = None
+        self._greeted_at = float("-inf")
+        self._given_up_at: Optional[float] = None
 
     def join(self, screen: Screen) -> None:
         """Once, before the loop runs."""
@@ -104,7 +109,7 @@ class Chat:
     # What people ask for
 
     def rename(self, name: str, now: float) -> None:
-        name = _checked(chat.check_name, name)
+        name = checked(chat.check_name, name)
         if self._status.state in _BUSY:
             raise Refused("reset first: the other one knows you by your present name")
         named = self._status.state is not State.UNNAMED
@@ -117,7 +122,7 @@ class Chat:
             self._meeting.start(now)
 
     def connect(self, peer_id: str, now: float) -> None:
-        identity = _checked(chat.check_id, peer_id)
+        identity = checked(chat.check_id, peer_id)
         if identity == self._id:
             raise Refused("that is your own id: the other one needs it")
         if self._status.state in (State.UNNAMED, State.REGISTERING):
@@ -130,7 +135,7 @@ class Chat:
         self._meeting.ask(identity, now)
 
     def say(self, text: str, now: float) -> None:
-        text = _checked(chat.check_text, text)
+        text = checked(chat.check_text, text)
         path, conversation = self._meeting.path, self._conversation
         if self._status.state not in (State.DIRECT, State.GONE) or conversation is None:
             raise Refused("there is nobody to hear it yet")
@@ -214,7 +219,7 @@ class Chat:
             return
         if another:
             self._meeting.leave(now)
-            peer = path = None
+            path = None
         refusal = self._meeting.introduce(word, endpoint, now)
         if refusal and state in (State.DIRECT, State.GONE):
             self._display.tell("introduction", refusal, now)
@@ -223,10 +228,7 @@ class Chat:
             self._display.become(State.FAILED, refusal)
             return
         self._meeting.wanted = word.identity
-        known = chat.fingerprint(word.public_key) if word.public_key else ""
-        if not known and peer is not None:
-            known = peer.fingerprint
-        peer = Peer(word.identity, word.name, known, address.text(word.peer))
+        peer = self._display.peer_of(word)
         if word.public_key:
             self._secrets.learn(word.identity, word.public_key)
         if path is self._meeting.path:
@@ -251,6 +253,10 @@ class Chat:
             return
         if message.type == "connect":
             self._connected(route)
+            if path.state is not paths.State.UP and now >= self._greeted_at + _GREETED_AT_MOST:
+                # Where the peer really is, behind a NAT that is not as named.
+                self._greeted_at = now
+                self._outbox.send(route, self._greeting())
         elif message.type == "key":
             self._key(path, peer, message, route, now)
         elif message.type == "message":
@@ -304,6 +310,7 @@ class Chat:
             self._up(now)
         elif happening is Happening.LOST:
             self._display.become(State.GONE, "no answer any more; seeking on")
+            self._given_up_at = now + _LOST_FOR
             self._meeting.seek_again(now)
         elif happening is Happening.CLOSED:
             self._meeting.path = None
@@ -316,7 +323,11 @@ class Chat:
         assert peer is not None
         self._meeting.settle(now)
         self._fails_at = None
-        self._greets_at = now + _GREETED_EACH if path.pairing is None else None
+        self._given_up_at = None
+        self._greets_at = None
+        if path.pairing is None:
+            self._greets_at = now + _GREETED_EACH
+            self._connected(path.peer)  # its greeting may have been lost, and so this end's key
         if self._conversation is None:
             self._conversations += 1
             self._conversation = Conversation(
@@ -330,7 +341,7 @@ class Chat:
 
     def _end_conversation(self) -> None:
         self._conversation = None
-        self._fails_at = self._greets_at = None
+        self._fails_at = self._greets_at = self._given_up_at = None
         self._display.lines.lose()
 
     # Time
@@ -348,6 +359,9 @@ class Chat:
             self._fails_at = None
             why = why_no_path(self._meeting.mapping, path.named if path is not None else None)
             self._display.become(State.FAILED, f"{why}; trying on, ever more slowly")
+        if self._given_up_at is not None and now >= self._given_up_at:
+            self._given_up_at = None
+            self._display.become(State.GONE, SILENT)
         if self._meeting.silent:
             self._display.tell(
                 "silent", f"server {self._status.server} does not answer; asking on", now
@@ -367,7 +381,8 @@ class Chat:
     def deadline(self) -> Optional[float]:
         if self._status.state is State.UNNAMED:
             return None
-        deadline, path = earliest(self._meeting.deadline(), self._fails_at), self._meeting.path
+        deadline = earliest(self._meeting.deadline(), self._fails_at, self._given_up_at)
+        path = self._meeting.path
         if path is None or path.state is not paths.State.UP:
             return deadline
         if path.pairing is None or self._conversation is None:
@@ -383,10 +398,3 @@ class Chat:
 
     def gauges(self) -> Dict[str, int]:
         return {"paths up": int(self._status.state is State.DIRECT)}
-
-
-def _checked(check: Callable[[str], str], text: str) -> str:
-    try:
-        return check(text)
-    except ValueError as error:
-        raise Refused(str(error)) from None

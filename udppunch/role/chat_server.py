@@ -31,6 +31,8 @@ _SWEEP = 60.0
 # A client of the original registers once, and its NAT forgets this server long before.
 _EXPIRES = 3600.0
 _TOLD_EACH = 60.0
+# Else two servers could be made to greet each other for ever: the answer looks like a question.
+_GREETED_EACH = 0.3
 _LINES_RATE = 1.0
 _LINES_BURST = 20.0
 
@@ -44,6 +46,7 @@ class _Registration:
     public_key: bytes
     mark: bytes
     proved: bool
+    secret: bytes
     route: Route
     address: Address
     heard: float
@@ -55,6 +58,7 @@ class _Greeted:
 
     public_key: bytes
     secret: bytes
+    at: float
     proved: bool = False
 
 
@@ -157,6 +161,10 @@ class ChatServer:
     def _greet(
         self, message: Message, route: Route, source: Address, octets: int, now: float
     ) -> None:
+        if message.nonce:
+            # Another server's answer, to a request that somebody forged in this one's name.
+            self._gate.drop("not a request", source, now)
+            return
         try:
             public = chat.public_key_of(message)
             secret = self._keys.secret(public)
@@ -164,7 +172,12 @@ class ChatServer:
             raise _Refused("greeting request must contain client's public key") from None
         known = self._greeted.pop(source, None)
         if known is None or known.public_key != public:
-            known = _Greeted(public, secret)
+            known = _Greeted(public, secret, now)
+        elif now - known.at < _GREETED_EACH:
+            self._greeted[source] = known
+            self._gate.drop("duplicate", source, now)
+            return
+        known.at = now
         self._greeted[source] = known
         if len(self._greeted) > self._most:
             self._greeted.popitem(last=False)
@@ -209,10 +222,18 @@ class ChatServer:
         self.counters["registered"] += 1
         self._register.enter(
             _Registration(
-                message.peer_id, username, public, message.mark, proved, route, source, now
+                message.peer_id,
+                username,
+                public,
+                message.mark,
+                proved,
+                greeted.secret,
+                route,
+                source,
+                now,
             )
         )
-        self._send_sealed(greeted, route, Message("register", mark=message.mark), octets)
+        self._send_sealed(greeted.secret, route, Message("register", mark=message.mark), octets)
 
     def _establish(self, message: Message, source: Address, octets: int, now: float) -> None:
         asker = self._register.named(message.peer_id)
@@ -248,16 +269,13 @@ class ChatServer:
         return now - before >= _TOLD_EACH
 
     def _introduce(self, receiver: _Registration, other: _Registration) -> None:
-        greeted = self._greeted.get(receiver.address)
-        if greeted is None:
-            return
         said = Established(other.name, other.username, other.address)
         if receiver.mark:
             said = Established(
                 other.name, other.username, other.address,
                 other.public_key, other.mark, receiver.address,
             )  # fmt: skip
-        self._send_sealed(greeted, receiver.route, chat.of_established(said), chat.LARGEST)
+        self._send_sealed(receiver.secret, receiver.route, chat.of_established(said), chat.LARGEST)
 
     def _send(self, route: Route, message: Message, octets: int) -> None:
         """No longer than what it answers, from whoever that was."""
@@ -267,9 +285,9 @@ class ChatServer:
         else:
             self.counters["dropped: shorter than its answer"] += 1
 
-    def _send_sealed(self, greeted: _Greeted, route: Route, message: Message, octets: int) -> None:
+    def _send_sealed(self, secret: bytes, route: Route, message: Message, octets: int) -> None:
         nonce = self._random(secrecy.NONCE_LENGTH)
-        datagram = secrecy.seal(greeted.secret, nonce, chat.encode(message))
+        datagram = secrecy.seal(secret, nonce, chat.encode(message))
         if len(datagram) <= octets:
             self._outbox.send(route, datagram)
 

@@ -174,9 +174,7 @@ class Peer:
         if word.identity != self._remote and not self._config.remote and not self._conversed:
             self._meeting.leave(now)  # who asked before may never come
         elif self._remote and word.identity != self._remote:
-            said = (
-                f"{word.name!r} asks for this peer, which talks with {self._remote!r}: passed over"
-            )
+            said = f"{word.name!r} asks for this peer, which is busy with {self._remote!r}"
             self._notices.say(now, logging.WARNING, "another", said)
             return
         self._remote = word.identity
@@ -197,6 +195,9 @@ class Peer:
         if not isinstance(message, holepunch.Message):
             self.counters["dropped: unexpected"] += 1
         elif message.mark:
+            if path.peer_mark != message.mark:
+                # The peer may never have heard this end's, behind a NAT that is not as named.
+                self._outbox.send(route, self._greeting())
             self._meeting.recognised(route, message.mark, b"", now)
         elif path.pairing is None:
             self._after(path.nominate(route, now), now)

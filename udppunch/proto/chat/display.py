@@ -7,9 +7,12 @@ import logging
 from collections import Counter
 from typing import Callable, Optional
 
+from udppunch import address
 from udppunch.notices import Notices
 from udppunch.proto.chat.lines import Lines
 from udppunch.proto.chat.view import Peer, Screen, State, Status
+from udppunch.proto.puncher.meeting import Introduction
+from udppunch.wire import chat
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +49,14 @@ class Display:
         if self.status.peer is not None:
             peer = dataclasses.replace(self.status.peer, fingerprint=fingerprint)
             self._show(dataclasses.replace(self.status, peer=peer))
+
+    def peer_of(self, word: Introduction) -> Peer:
+        """Who was introduced, with what was known of that peer before."""
+        before = self.status.peer
+        known = chat.fingerprint(word.public_key) if word.public_key else ""
+        if not known and before is not None and before.id == word.identity:
+            known = before.fingerprint
+        return Peer(word.identity, word.name, known, address.text(word.peer))
 
     def notice(self, text: str) -> None:
         self._screen.notice(text)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import Optional, Protocol
+from typing import Callable, Optional, Protocol
 
 
 class State(enum.Enum):
@@ -76,10 +76,20 @@ class Status:
 
 # The reason of GONE when the peer has said goodbye, and won't come back.
 LEFT = "has left"
+# And when nothing was heard of the peer for so long that it is hardly worth waiting.
+SILENT = "no answer for a minute; seeking on"
 
 
 class Refused(ValueError):
     """What was asked for can't be done; the text, one line for people, says why."""
+
+
+def checked(check: Callable[[str], str], text: str) -> str:
+    """The text as `check` gives it, which raises ValueError. Raises Refused."""
+    try:
+        return check(text)
+    except ValueError as error:
+        raise Refused(str(error)) from None
 
 
 class Screen(Protocol):

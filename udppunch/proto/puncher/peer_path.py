@@ -64,7 +64,7 @@ class PeerPath(Path):
         self._introductions = [*self._introductions[1 - _INTRODUCTIONS :], introduction]
         self.named = route.destination
         self._named_to = route
-        if self.state is not State.UP:
+        if self.state is State.SEEKING:
             self.explanation.expect(now)
         if mark:
             self.recognised(route, mark, key, now)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Callable, Deque, Optional, Set
 
-from udppunch.proto.chat.view import LEFT, Commands, Line, Mark, Refused, State, Status
+from udppunch.proto.chat.view import LEFT, SILENT, Commands, Line, Mark, Refused, State, Status
 from udppunch.proto.terminal import sentences
 from udppunch.proto.terminal.dialogue import Keep
 from udppunch.proto.terminal.text import clean
@@ -51,6 +51,7 @@ class Pipe:
         self._under_way: Set[int] = set()
         self._latest = 0  # number of a line
         self._plain = False
+        self._entered = False
         self._ended = False
         self._lost = False
 
@@ -62,6 +63,7 @@ class Pipe:
         """A line came; an empty one can't be said."""
         if line.strip():
             self._waiting.append(line)
+            self._entered = True
         return False
 
     def ended(self, now: float) -> None:
@@ -117,7 +119,7 @@ class Pipe:
             if before.peer is None or before.peer.fingerprint != status.peer.fingerprint:
                 name, fingerprint = sentences.called(status.peer), clean(status.peer.fingerprint)
                 self._tell(f"fingerprint of {name}: {fingerprint}\n")
-        if status.state is State.GONE and status.reason == LEFT:
+        if status.state is State.GONE and status.reason in (LEFT, SILENT):
             self._leave_unsaid()
         if status.state is State.FAILED and (self._named or before.state is State.REGISTERING):
             self.over = 1
@@ -165,7 +167,8 @@ class Pipe:
         )
 
     def _done(self) -> bool:
-        return self._ended and not self._waiting and not self._under_way
+        """Who has nothing to say listens, until the peer leaves."""
+        return self._ended and self._entered and not self._waiting and not self._under_way
 
     def _give_up(self, reason: str) -> None:
         self._tell(f"{clean(reason)}\n")
