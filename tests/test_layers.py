@@ -36,7 +36,7 @@ MAY: Dict[str, Set[str]] = {
     "role": GROUND | {"wire", "proto", "config"},
     "net": GROUND,
     "lab": GROUND,
-    "logs": {"notices"},
+    "logs": {"errors", "notices"},
     "usage": set(),
     "originals": {"errors", "usage"},
     "web": set(),

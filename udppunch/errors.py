@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import os
 import sys
 import traceback
 from pathlib import PurePath
-from typing import Tuple
+from typing import Mapping, Tuple
 
 EX_USAGE = 64
 EX_DATAERR = 65
@@ -83,7 +84,17 @@ def explained(error: BaseException) -> Tuple[str, int]:
 
 
 def complain(text: str) -> None:
-    """A line on standard error, as far as there is one."""
+    """A line on standard error, as far as there is one; the journal takes it for an error."""
     if sys.stderr is not None:
+        priority = "<3>" if under_journal(os.environ) else ""
         with contextlib.suppress(OSError):
-            print(f"udppunch: {text}", file=sys.stderr, flush=True)
+            print(f"{priority}udppunch: {text}", file=sys.stderr, flush=True)
+
+
+def under_journal(environment: Mapping[str, str]) -> bool:
+    """Whether standard error is the very stream that the service manager set up (systemd.exec)."""
+    try:
+        status = os.fstat(sys.stderr.fileno())
+    except (OSError, ValueError, AttributeError):
+        return False
+    return environment.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"

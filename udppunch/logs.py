@@ -6,11 +6,11 @@ import contextlib
 import json
 import logging
 import logging.handlers
-import os
 import sys
 import time
 from typing import Mapping
 
+from udppunch.errors import under_journal
 from udppunch.notices import TRACE, access_logger
 
 _LEVELS = {
@@ -88,7 +88,7 @@ def set_up(level: str, as_json: bool, environment: Mapping[str, str]) -> None:
     if as_json:
         handler.setFormatter(_Json())
     else:
-        handler.setFormatter(_Journal() if _under_journal(environment) else _Terminal())
+        handler.setFormatter(_Journal() if under_journal(environment) else _Terminal())
     logger = logging.getLogger("udppunch")
     logger.handlers[:] = [handler]
     logger.propagate = False
@@ -109,15 +109,6 @@ def open_access(place: str, as_json: bool) -> None:
         handler.setFormatter(_Json() if as_json else _Access())
         logger.handlers[:] = [handler]
         logger.propagate = False
-
-
-def _under_journal(environment: Mapping[str, str]) -> bool:
-    """Whether standard error is the very stream that the service manager set up (systemd.exec)."""
-    try:
-        status = os.fstat(sys.stderr.fileno())
-    except (OSError, ValueError, AttributeError):
-        return False
-    return environment.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
 def _one_line(text: str) -> str:

@@ -1,4 +1,4 @@
-"""`udppunch check relay` as a process: with no more of an environment than cron gives it."""
+"""`udppunch check` as a process: with no more of an environment than cron gives it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 from tests.program import ROOT
 
 CRON = {"PATH": "/usr/bin:/bin"}
-COMMAND = (sys.executable, "-m", "udppunch", "check", "relay")
+CHECK = (sys.executable, "-m", "udppunch", "check")
+COMMAND = (*CHECK, "relay")
+# So that a machine which is busy with other tests is none that is far away.
+PATIENT = ("--warning", "60s,20%", "--critical", "60s,60%")
 
 
 class Ran(NamedTuple):
@@ -25,14 +28,14 @@ class Ran(NamedTuple):
         return found
 
 
-def check(
+def run(
     *arguments: str,
     environment: Optional[Dict[str, str]] = None,
     through: Sequence[str] = (),
     timeout: float = 60.0,
 ) -> Ran:
     """What comes of it. `through` is a command that is given this one to run."""
-    command: List[str] = [*through, *COMMAND, *arguments]
+    command: List[str] = [*through, *CHECK, *arguments]
     found = subprocess.run(
         command,
         stdin=subprocess.DEVNULL,
@@ -46,9 +49,14 @@ def check(
     return Ran(found.returncode, found.stdout, found.stderr)
 
 
-def line(ran: Ran) -> str:
+def check(*arguments: str, **keywords: Any) -> Ran:
+    """Of a relay."""
+    return run("relay", *arguments, **keywords)
+
+
+def line(ran: Ran, longest: int = 80) -> str:
     """The one line that a monitor reads."""
     assert ran.output.count("\n") == 1 and ran.output.endswith("\n"), ran
     assert ran.output.isascii() and not ran.errors
-    assert len(ran.output.rstrip("\n").partition(" | ")[0]) <= 80
+    assert len(ran.output.rstrip("\n").partition(" | ")[0]) <= longest
     return ran.output.rstrip("\n")

@@ -6,17 +6,14 @@ Also `udppunch check helper` as a process, with no more of an environment than c
 from __future__ import annotations
 
 import socket
-import subprocess
-import sys
 import threading
 import time
 from typing import Callable, Dict, List, Optional, Sequence
 
-from tests.check.command import CRON, Ran
-from tests.program import ROOT
+from tests.check.command import CHECK, Ran, run
 from tests.standin.expose import Helper, derive_key, open_socket, text
 
-COMMAND = (sys.executable, "-m", "udppunch", "check", "helper")
+COMMAND = (*CHECK, "helper")
 PASSWORD = "the password of the tests"
 WITH_PASSWORD = {"UDPPUNCH_PASSWORD": PASSWORD}
 
@@ -125,15 +122,7 @@ def check(
     timeout: float = 60.0,
 ) -> Ran:
     """What comes of it; the password is given if no environment is."""
-    found = subprocess.run(
-        [*through, *COMMAND, *arguments],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        cwd=ROOT,
-        env={**CRON, **(WITH_PASSWORD if environment is None else environment)},
-    )
-    assert "Traceback" not in found.stderr, found.stderr
-    assert PASSWORD not in found.stdout + found.stderr
-    return Ran(found.returncode, found.stdout, found.stderr)
+    given = WITH_PASSWORD if environment is None else environment
+    found = run("helper", *arguments, environment=given, through=through, timeout=timeout)
+    assert PASSWORD not in found.output + found.errors
+    return found

@@ -13,7 +13,7 @@ from typing import Callable, Dict, Iterator, List
 import pytest
 
 from tests import program
-from tests.check.command import CRON, Ran, line
+from tests.check.command import CRON, PATIENT, Ran, line
 from tests.check.helpers import (
     COMMAND,
     PASSWORD,
@@ -28,8 +28,6 @@ from tests.check.test_relay import with_file
 from tests.standin.expose import OriginalExposer, OriginalHelper, statistics, text
 from udppunch import cli
 
-# So that a machine which is busy with other tests is none that is far away.
-PATIENT = ("--warning", "60s,20%", "--critical", "60s,60%")
 ONCE = (*PATIENT, "--probes", "1")
 NOTHING = "rtt=U;60000;60000;0 loss=100%;20;60;0;100"
 SERVICE = ("127.0.0.1", 9)
@@ -402,7 +400,7 @@ def test_name_with_an_address_that_does_not_answer(tmp_path: Path) -> None:
         (["127.0.0.1:9", "--probes", "101"], "1 to 100"),
         (["127.0.0.1:9", "--probes", "0"], "probes: '0'"),
         (["127.0.0.1:9", "--probes"], "requires argument"),
-        (["127.0.0.1:9", "--secret-file", "/dev/null"], "--secret-file is not for a helper"),
+        (["127.0.0.1:9", "--secret-file", "/dev/null"], "--secret-file is not for check helper"),
         (["127.0.0.1:9", "--fast"], "unknown option --fast"),
         (["127.0.0.1:9", "-x"], "unknown option -x"),
         (["127.0.0.1:9", "--password", "x"], "No such file"),  # it is --password-file's beginning
@@ -431,8 +429,11 @@ def test_without_an_address_it_prints_its_help() -> None:
     [
         (["helpr", "127.0.0.1:9"], "did you mean helper?"),
         (["exposer", "127.0.0.1:9"], "unknown check exposer"),
-        (["relay", "127.0.0.1:9", "--silent", "30s"], "--silent is not for a relay"),
-        (["relay", "127.0.0.1:9", "--password-file", "x"], "--password-file is not for a relay"),
+        (["relay", "127.0.0.1:9", "--silent", "30s"], "--silent is not for check relay"),
+        (
+            ["relay", "127.0.0.1:9", "--password-file", "x"],
+            "--password-file is not for check relay",
+        ),
     ],
 )
 def test_what_is_not_for_another_check(arguments: List[str], said: str) -> None:

@@ -13,15 +13,13 @@ from typing import Iterator, List
 import pytest
 
 from tests import program
-from tests.check.command import COMMAND, CRON, check, line
+from tests.check.command import COMMAND, CRON, PATIENT, check, line
 from tests.check.relays import EveryThird, FaultyRelay, is_payload, is_probe
 from tests.standin.relay import HEALTH_CHECK_MARK, OriginalRelay
-from udppunch.check import SETTINGS, run
+from udppunch import cli
 
 SECRET = b"the secret of the tests"
 IN_ENVIRONMENT = {"UDP_RELAY_SECRET_KEY": base64.b64encode(SECRET).decode()}
-# So that a machine which is busy with other tests is none that is far away.
-PATIENT = ("--warning", "60s,20%", "--critical", "60s,60%")
 NOTHING = "rtt=U;60000;60000;0 loss=100%;20;60;0;100"
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can have another /etc/hosts")
@@ -340,24 +338,20 @@ def test_output_that_nobody_reads_does_not_change_the_status(relay: FaultyRelay)
     assert (ran.returncode, ran.stderr) == (1, b"")
 
 
-# What they have when only relays are checked.
-OF_HELPERS = {"password-file": "none", "silent": "60s"}
-
-
 def test_too_many_open_files(relay: FaultyRelay, capsys: pytest.CaptureFixture[str]) -> None:
     """Our own trouble; in this process, for no other would get so far."""
-    settings = {name: setting.default for name, setting in SETTINGS["relay"].items()}
-    parsed = {**settings, "address": relay.address, "secret-file": "none", **OF_HELPERS}
+    assert cli.main(["check", "relay", relay.address, *PATIENT]) == 0
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     with open(os.devnull) as lowest_free:
         number = lowest_free.fileno()
     resource.setrlimit(resource.RLIMIT_NOFILE, (number + 1, before[1]))
     try:
-        status = run("relay", {**parsed, "json": False, "quiet": True}, {})
+        status = cli.main(["check", "relay", relay.address])
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert status == 3
-    assert capsys.readouterr().out == "UDPPUNCH RELAY UNKNOWN - Too many open files\n"
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "UDPPUNCH RELAY UNKNOWN - Too many open files"
 
 
 def test_it_takes_little_enough_for_each_minute(relay: FaultyRelay) -> None:

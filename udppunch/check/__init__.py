@@ -13,15 +13,13 @@ from typing import Any, Dict, List, Mapping
 from udppunch.check import alone, checks, file, output
 from udppunch.check.checks import Check
 from udppunch.check.output import Outcome, Report, Status, worst
-from udppunch.config.parse import Invalid, parse_probes
+from udppunch.check.settings import CHECKS, FOR_ALL, RUN
+from udppunch.config.parse import Invalid
 from udppunch.config.settings import Setting, parse_all
 from udppunch.errors import CommandError
 
-# What the command line can say for all checks of a file.
-_FOR_ALL = {**checks.LIMITS, "probes": Setting(parse_probes, "5")}
-# What is said of a run, whatever it checks.
-_RUN = {"file": Setting(str, optional=True), **alone.SETTINGS}
-SETTINGS: Dict[str, Dict[str, Setting]] = {**checks.SETTINGS, "": {**_FOR_ALL, **_RUN}}
+# By what is checked; empty for what a file lists.
+SETTINGS: Dict[str, Dict[str, Setting]] = {**CHECKS, "": {**FOR_ALL, **RUN}}
 
 
 def run(role: str, parsed: Mapping[str, Any], environment: Mapping[str, str]) -> int:
@@ -33,7 +31,7 @@ def run(role: str, parsed: Mapping[str, Any], environment: Mapping[str, str]) ->
     # What is worth a line of a daemon's log is told in the outcome.
     logging.getLogger("udppunch").addHandler(logging.NullHandler())
     given = {name: value for name, value in parsed.items() if value not in (None, "none")}
-    values = parse_all(_RUN, _of(_RUN, given))
+    values = parse_all(RUN, _of(RUN, given))
     try:
         ready = _ready(role, given, environment)
         with alone.lock(values["lock"]) as is_alone:
@@ -50,7 +48,7 @@ def _refuse_what_is_for_others(role: str, parsed: Mapping[str, Any]) -> None:
     for settings in SETTINGS.values():
         for name, setting in settings.items():
             is_given = parsed[name] not in (None, False, "none", setting.default)
-            if is_given and name not in SETTINGS[role] and name not in _RUN:
+            if is_given and name not in SETTINGS[role] and name not in RUN:
                 where = f"check {role}" if role else "the command line: write it in the file"
                 raise Invalid(f"--{name} is not for {where}")
 
@@ -58,9 +56,9 @@ def _refuse_what_is_for_others(role: str, parsed: Mapping[str, Any]) -> None:
 def _ready(role: str, given: Mapping[str, Any], environment: Mapping[str, str]) -> List[Check]:
     """Raises Invalid and CommandError."""
     if role:
-        return [checks.prepare(role, _of(checks.SETTINGS[role], given), environment)]
-    defaults = _of(_FOR_ALL, given)
-    parse_all(_FOR_ALL, defaults)  # for what is wrong in them is not the file's fault
+        return [checks.prepare(role, _of(CHECKS[role], given), environment)]
+    defaults = _of(FOR_ALL, given)
+    parse_all(FOR_ALL, defaults)  # for what is wrong in them is not the file's fault
     return file.load(given["file"], defaults, environment)
 
 

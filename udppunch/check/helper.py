@@ -10,31 +10,10 @@ import time
 from typing import Any, Callable, Mapping, Optional
 
 from udppunch.check.output import Measure, Outcome, Status, rtt_and_loss
-from udppunch.config.parse import (
-    Invalid,
-    parse_probes,
-    parse_time,
-    read_password_file,
-    split_address,
-)
+from udppunch.config.parse import Invalid
 from udppunch.config.roles import password_key
-from udppunch.config.settings import Setting
-from udppunch.contract import Lookup
 from udppunch.probe import questions, statistics
 from udppunch.probe.lookup import addresses_of
-
-
-def _parse_helper(text: str) -> Lookup:
-    host, port = split_address(text)
-    return Lookup(host or "127.0.0.1", port)
-
-
-SETTINGS = {
-    "address": Setting(_parse_helper),
-    "probes": Setting(parse_probes, "5"),
-    "password-file": Setting(read_password_file, optional=True),
-    "silent": Setting(parse_time, "60s"),
-}
 
 
 def prepare(values: Mapping[str, Any], environment: Mapping[str, str]) -> Callable[[], Outcome]:

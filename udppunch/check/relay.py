@@ -19,14 +19,7 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Seq
 from udppunch import address
 from udppunch.address import Address
 from udppunch.check.output import Outcome, Status, rtt_and_loss
-from udppunch.config.parse import (
-    RELAY_PORT,
-    parse_probes,
-    read_secret_file,
-    split_address,
-)
 from udppunch.config.roles import relay_secret
-from udppunch.config.settings import Setting
 from udppunch.contract import Lookup
 from udppunch.net import sockaddr
 from udppunch.probe.lookup import addresses_of
@@ -45,18 +38,6 @@ _PATIENCE = 2.0
 
 _PAYLOAD = b"udppunch check "
 _LARGEST = 2048
-
-
-def _parse_relay(text: str) -> Lookup:
-    host, port = split_address(text, RELAY_PORT)
-    return Lookup(host or "127.0.0.1", port)
-
-
-SETTINGS = {
-    "address": Setting(_parse_relay),
-    "probes": Setting(parse_probes, "5"),
-    "secret-file": Setting(read_secret_file, optional=True),
-}
 
 
 class Finding(NamedTuple):
