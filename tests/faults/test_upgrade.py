@@ -197,7 +197,7 @@ def test_nothing_is_lost(kind: Kind, workers: int) -> None:
         names, pid = list(daemon.pids()), daemon.process.pid
         load.wait_sent(PER_SECOND // 4)
         load.gaps.begin()
-        for _ in range(3):
+        for _ in range(2):
             upgrade(daemon)
             load.wait_sent(PER_SECOND // 4)
             assert gauges(daemon) == FLOWS
@@ -285,7 +285,7 @@ def test_while_one_that_was_killed_is_replaced(kind: Kind, victim: str) -> None:
         daemon, load = carrying
         load.wait_sent(PER_SECOND // 4)
         load.gaps.begin()
-        delays = (0.0, 0.003, 0.01, 0.03, 0.2)
+        delays = (0.0, 0.005, 0.1)
         for times, delay in enumerate(delays, 1):
             os.kill(daemon.pids()[victim], signal.SIGKILL)
             time.sleep(delay)
@@ -304,7 +304,7 @@ def test_all_processes_are_told(kind: Kind) -> None:
     with kind(2) as carrying:
         daemon, load = carrying
         load.wait_sent(PER_SECOND // 4)
-        for times in range(1, 4):
+        for times in range(1, 3):
             for pid in daemon.pids().values():
                 with contextlib.suppress(ProcessLookupError):  # the others may be faster
                     os.kill(pid, signal.SIGUSR2)
@@ -482,9 +482,9 @@ def test_roles_side_by_side(workers: int, tmp_path: Path) -> None:
     meeting = ("127.0.0.1", program.free_port())
     published = ("127.0.0.1", program.free_port())
     roles = [
-        {"relay": {"listen": A, "workers": workers}},
+        {"relay": {"listen": A, "workers": workers, "drain-timeout": "0"}},
         {"rendezvous": {"listen": text(meeting)}},
-        {"relay": {"listen": B, "workers": 1}},
+        {"relay": {"listen": B, "workers": 1, "drain-timeout": "0"}},
         {"helper": {"listen": text(published), "workers": workers}},
     ]
     file.write_text(yaml.safe_dump({"roles": roles}))
@@ -576,7 +576,7 @@ def test_a_service_manager_keeps_it_for_the_next(
         load = carrying.load
         load.wait_sent(PER_SECOND // 4)
         load.gaps.begin()
-        for _ in range(3):
+        for _ in range(2):
             carrying.daemon.process.send_signal(signal.SIGQUIT)
             assert carrying.daemon.process.wait(PATIENCE) == 0
             assert not carrying.daemon.output

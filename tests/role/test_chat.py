@@ -325,6 +325,18 @@ def test_a_conversation_survives(name: str, bind: Optional[Address]) -> None:
     assert bob.heard()[-2:-1] == ["still there?"]
 
 
+@pytest.mark.parametrize("when", [3.0, 30.0])
+@pytest.mark.parametrize("name", ["both NATs forget", "a's address changes", "b's address changes"])
+def test_a_conversation_survives_by_another_server(name: str, when: float) -> None:
+    talks = Talks(nat_a=nat(101, filtering="address"), link=Link(0.02), original=True)
+    alice, bob = talks.direct_chats()
+    talks.run(when)
+    EVENTS[name](talks)
+    alice.say("still there?")
+    assert talks.run(60.0, lambda: delivered(alice) and alice.direct and bob.direct)
+    talk(talks, alice, bob)
+
+
 def test_an_idle_conversation_holds_for_hours() -> None:
     talks = Talks()
     alice, bob = talks.direct_chats()

@@ -354,6 +354,16 @@ def test_a_path_in_use_is_found_again(name: str, make: Callable[[Talks], Any]) -
     converse_end(talks, alice, bob)
 
 
+@pytest.mark.parametrize("when", [3.0, 30.0])
+@pytest.mark.parametrize("name", ["both NATs forget", "a's address changes", "b's address changes"])
+def test_a_path_is_found_again_by_another_server(name: str, when: float) -> None:
+    talks = Talks(nat_a=nat(101, filtering="address"), link=Link(0.02), original=True)
+    alice, bob = talks.peers()
+    talks.run(when)
+    EVENTS[name](talks)
+    converse(talks, alice, bob, within=60.0)
+
+
 def converse_end(talks: Talks, *processes: PeerProcess) -> None:
     for process in processes:
         process.end()
