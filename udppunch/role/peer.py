@@ -195,10 +195,9 @@ class Peer:
         if not isinstance(message, holepunch.Message):
             self.counters["dropped: unexpected"] += 1
         elif message.mark:
-            if path.peer_mark != message.mark:
+            if self._meeting.recognised(route, message.mark, b"", now):
                 # The peer may never have heard this end's, behind a NAT that is not as named.
                 self._outbox.send(route, self._greeting())
-            self._meeting.recognised(route, message.mark, b"", now)
         elif path.pairing is None:
             self._after(path.nominate(route, now), now)
             self._put_out(bytes(datagram), now)

@@ -143,6 +143,10 @@ class Checks:
         candidate = self._find(route)
         return candidate is not None and (candidate.heard or candidate.valid)
 
+    def tries(self, route: Route) -> bool:
+        """Whether that way is a candidate."""
+        return self._find(route) is not None
+
     def is_valid(self, route: Route) -> bool:
         """Whether the peer proved to be at the end of `route`."""
         candidate = self._find(route)

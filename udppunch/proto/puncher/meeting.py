@@ -204,11 +204,16 @@ class Meeting:
         self._expect(path, now)
         return ""
 
-    def recognised(self, route: Route, mark: bytes, key: bytes, now: float) -> None:
-        """The peer's greeting bears a mark."""
-        if self.path is not None and self.path.peer_mark != mark:
-            self.path.recognised(route, mark, key, now)
-            self._expect(self.path, now)
+    def recognised(self, route: Route, mark: bytes, key: bytes, now: float) -> bool:
+        """The peer's greeting bears a mark; whether that is news, of it or of where it is."""
+        path = self.path
+        if path is None or path.state is State.UP:
+            return False
+        if path.peer_mark == mark and path.checks is not None and path.checks.tries(route):
+            return False
+        path.recognised(route, mark, key, now)
+        self._expect(path, now)
+        return True
 
     def settle(self, now: float) -> None:
         """The path is up: keep its socket, and let that one speak to the server."""
@@ -229,7 +234,6 @@ class Meeting:
             # An original knows one address of this end, and one that is asked for anew may end.
             self.path.greet_again(now)
             return
-        self.path.forget_ways()
         self._number = 1
         self._attempt(now)
 

@@ -91,7 +91,7 @@ class PeerPath(Path):
         """An unmarked peer fell silent, and may be heard again."""
         self._opening.go_on(now)
 
-    def forget_ways(self) -> None:
+    def _forget_ways(self) -> None:
         """All ways to a marked peer are in doubt, those that were found to work as well."""
         if self.checks is not None:
             self.checks.clear()
@@ -160,6 +160,8 @@ class PeerPath(Path):
 
     def expire(self, now: float) -> Optional[Happening]:
         happening = self.watch(now)
+        if happening is Happening.LOST:
+            self._forget_ways()
         if happening is not None or self.state in (State.UP, State.CLOSING):
             return happening
         if self._stalls_at is not None and now >= self._stalls_at:
