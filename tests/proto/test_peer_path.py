@@ -341,6 +341,20 @@ def test_a_goodbye_that_nobody_confirms_ends_all_the_same() -> None:
     assert one.path.state is State.CLOSED
 
 
+@ORDERS
+def test_a_check_does_not_bring_back_a_path_that_is_closing(marks_: "Tuple[bytes, bytes]") -> None:
+    one, two = met(*marks_)
+    two.path.checks.probe(Route(two.endpoint, HERE), 3.0)  # type: ignore[union-attr]
+    one.path.checks.probe(Route(one.endpoint, THERE), 3.0)  # type: ignore[union-attr]
+    one.path.close(3.0)
+    for sent in one.taken():
+        if asks(two, sent.data):
+            two.hear(HERE, sent.data, 3.1)
+    for sent in two.taken():
+        one.hear(THERE, sent.data, 3.2)
+    assert one.path.state is State.CLOSING and one.happenings == []
+
+
 # A peer that may not be ours
 
 

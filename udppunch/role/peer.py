@@ -85,6 +85,7 @@ class Peer:
         self._quits_at: Optional[float] = None
         self._registered = False
         self._finished = False
+        self._content = False
         self._notices = Notices(log)
 
     def _new_dialogue(self, now: float) -> Dialogue:
@@ -256,7 +257,9 @@ class Peer:
             self._meeting.path = None
             if self._config.remote:
                 self._meeting.ask(self._config.remote, now)
-        elif self._exchange.heard_end and (content or self._exchange.said_all):
+        elif self._exchange.said_all and self._exchange.heard_end:
+            self._finish(0)
+        elif content and not self._exchange.undelivered:
             self._finish(0)
         else:
             self._break(f"{self._remote!r} has gone")
@@ -275,6 +278,7 @@ class Peer:
     def _finish(self, status: int) -> None:
         if not self._finished:
             self._finished = True
+            self._content = status == 0
             self._pipe.finish(status)
 
     # Time
@@ -324,7 +328,7 @@ class Peer:
         return earliest(deadline, exchange, self._next_hello)
 
     def stop(self, now: float) -> None:
-        self._meeting.stop(now)
+        self._meeting.stop(now, content=self._content)
 
     def status(self) -> str:
         path = self._meeting.path

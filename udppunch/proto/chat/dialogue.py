@@ -14,6 +14,7 @@ from __future__ import annotations
 import enum
 from typing import Callable, List, Optional, Sequence
 
+from udppunch.proto.holepunch.dialogue import ORIGINAL_AGAIN
 from udppunch.proto.puncher.asking import Asking
 from udppunch.proto.puncher.consent import earliest
 from udppunch.proto.puncher.meeting import Introduction, Refusal, Registered, Word
@@ -111,7 +112,7 @@ class Dialogue:
     def _established(self, message: Message, now: float) -> Word:
         said = chat.established(message)
         if self._asking is not None and said.id == self._wanted:
-            self._asking.heard_named(bool(self._nonce), now)
+            self._asking.heard_named(bool(self._nonce), now, ORIGINAL_AGAIN)
         key = b""
         if said.public_key:
             if chat.peer_id(said.public_key) != said.id:

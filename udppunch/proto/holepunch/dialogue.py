@@ -15,6 +15,8 @@ _FIRST_GAP = 0.35
 _GROWTH = 1.5
 _LONGEST_GAP = 2.0
 _SILENT_AFTER = 3.0
+# It said so to both; after this long one of the two may not have got it.
+ORIGINAL_AGAIN = 10.0
 _ORIGINAL_GAP = 2.0  # what a server that is not ours is asked again after
 
 
@@ -52,7 +54,7 @@ class Dialogue:
             return self._unknown(now)
         if isinstance(message, holepunch.Initiate):
             if self._asking is not None and message.name == self._wanted:
-                self._asking.heard_named(bool(self._server_mark), now)
+                self._asking.heard_named(bool(self._server_mark), now, ORIGINAL_AGAIN)
             seen = message.seen
             return Introduction(message.name, message.name, message.peer, message.mark, b"", seen)
         return None

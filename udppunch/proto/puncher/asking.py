@@ -22,7 +22,7 @@ SILENT_AFTER = 3.0
 class Asking:
     """One attempt's questions. `named` once the rendezvous has named the server."""
 
-    __slots__ = ("named", "refusals", "_gap", "_next", "_since", "_insisted")
+    __slots__ = ("named", "refusals", "_gap", "_next", "_since", "_insisted", "_insist_gap")
 
     def __init__(self, now: float, refusals: int) -> None:
         self.named = False
@@ -31,6 +31,7 @@ class Asking:
         self._next = now
         self._since = now
         self._insisted = 0
+        self._insist_gap = _INSIST_GAP
 
     def due(self, now: float, least: float = 0.0) -> bool:
         """Whether to ask now; counts it as done. `least` seconds until the next time, if the
@@ -40,16 +41,18 @@ class Asking:
         if self.named:
             self._insisted += 1
             last = self._insisted >= _INSISTENCES
-            self._next = float("inf") if last else now + _INSIST_GAP
+            self._next = float("inf") if last else now + self._insist_gap
             return True
         self._next = now + max(self._gap, least)
         self._gap = min(self._gap * _GROWTH, _LONGEST_GAP)
         return True
 
-    def heard_named(self, ours: bool, now: float) -> None:
-        """The server was named, by a rendezvous that is `ours` and bears insisting or not."""
+    def heard_named(self, ours: bool, now: float, again: float = float("inf")) -> None:
+        """The server was named, by a rendezvous that is `ours` and bears insisting or not; one
+        that is not is asked again after so many seconds."""
         self.named = True
-        self._next = now + _INSIST_GAP if ours else float("inf")
+        self._insist_gap = _INSIST_GAP if ours else again
+        self._next = now + self._insist_gap
 
     def heard_refusal(self, now: float) -> None:
         """No server offers the key: ask again, ever more slowly."""

@@ -297,10 +297,10 @@ class Meeting:
             deadline = earliest(deadline, self._attempts[-1].dialogue.deadline())
         return earliest(deadline, self._next_attempt)
 
-    def stop(self, now: float) -> None:
+    def stop(self, now: float, content: bool = False) -> None:
         """Say goodbye to both."""
-        if self.path is not None:
-            self.path.close(now)
+        if self.path is not None and self.path.state is State.UP:
+            self.path.close(now, content)
         if self._attempts and self._attempts[-1].open and self.server.address is not None:
             route = Route(self._attempts[-1].endpoint, self.server.address)
             for said in self._attempts[-1].dialogue.goodbye():
