@@ -460,9 +460,7 @@ def test_names(name: str, peer: Open) -> None:
         (["[2001:db8::1]:39738", "alice"], "IPv4 alone"),
     ],
 )
-def test_the_wrong_thing_gets_one_line_that_names_it(
-    words: "list[str]", told: str
-) -> None:
+def test_the_wrong_thing_gets_one_line_that_names_it(words: "list[str]", told: str) -> None:
     status, output, errors = run(*words)
     assert (status, output, errors.count("\n")) == (64, "", 1), errors
     assert errors.startswith("udppunch: ") and told in errors

@@ -136,9 +136,7 @@ def test_ours_speaks_with_an_original(waiter: str, asker: str, stage: Stage) -> 
     ours, theirs = sorted_out(*stage.pair(waiter, asker))
     ours.say("grüezi", '{"type":"message","data":"json"}')
     theirs.wait_event("message", PATIENCE, data="grüezi", encrypted=True)
-    theirs.wait_event(
-        "message", PATIENCE, data='{"type":"message","data":"json"}', encrypted=True
-    )
+    theirs.wait_event("message", PATIENCE, data='{"type":"message","data":"json"}', encrypted=True)
     theirs.tell("encrypt sealed")
     ours.wait_heard(b"sealed\n")
     assert not ours.told("unencrypted")
@@ -196,6 +194,7 @@ def test_longest_messages(waiter: str, asker: str, stage: Stage) -> None:
 @of_servers
 def test_a_peer_who_is_not_there(stage: Stage) -> None:
     alice = stage.start("ours", "alice", peer="ab" * 32)
+    assert isinstance(alice, Chatter)
     alice.wait_told(f"The peer: {'ab' * 32} has not registered")
     alice.assert_alive_and_sane()
 
@@ -206,9 +205,7 @@ def test_a_peer_who_is_not_there(stage: Stage) -> None:
 @of_servers
 @of_mixed
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_an_original_outlives_ours(
-    waiter: str, asker: str, number: int, stage: Stage
-) -> None:
+def test_an_original_outlives_ours(waiter: str, asker: str, number: int, stage: Stage) -> None:
     bob = stage.start("original", "bob") if waiter == "original" else None
     with talking.chat(stage.address, "ours", bob.id if bob else "") as ours:
         theirs = bob

@@ -105,10 +105,10 @@ class Talker(Program):
         with self._arrived:
             return len(self._told(part))
 
-    def wait_exit(self) -> int:
+    def wait_exit(self, patience: float = PATIENCE) -> int:
         """The status that it ends with by itself."""
         try:
-            status = self.process.wait(PATIENCE)
+            status = self.process.wait(patience)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"did not end: {self}") from None
         self._listener.join()

@@ -1,4 +1,4 @@
-"""Which NATs `peer` and `chat` get through between our own ends: those that `serve` and `connect` do.
+"""Which NATs `peer` and `chat` get through: those that `serve` and `connect` do.
 
 Both are seekers and sought alike, so that a pair of classes is one lab, in which each side once
 waits for the other and once asks for it, for both commands at the same time.
@@ -48,9 +48,7 @@ class Talkers:
         return self._stack.enter_context(bob), self._stack.enter_context(alice)
 
     def chats(self, waiter: Host, asker: Host) -> Tuple[Chatter, Chatter]:
-        bob = self._stack.enter_context(
-            talking.chat(self.meeting.chat, "bob", popen=waiter.popen)
-        )
+        bob = self._stack.enter_context(talking.chat(self.meeting.chat, "bob", popen=waiter.popen))
         alice = talking.chat(self.meeting.chat, "alice", bob.id, popen=asker.popen)
         return bob, self._stack.enter_context(alice)
 

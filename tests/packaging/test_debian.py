@@ -98,8 +98,7 @@ def builds(tmp_path_factory: pytest.TempPathFactory) -> List[Path]:
             ["/bin/bash", "-c", f"umask {umask:o}; exec packaging/build-deb {directory}/out"],
             cwd=ROOT,
             env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             text=True,
         )
         assert done.returncode == 0, done.stderr[-5000:]

@@ -80,7 +80,7 @@ def stage(build_lab: BuildLab, tmp_path: Path) -> Iterator[Stage]:
         made.close()
 
 
-@pytest.mark.parametrize("example", sorted(path.name for path in EXAMPLES.iterdir()))
+@pytest.mark.parametrize("example", sorted(path.name for path in EXAMPLES.glob("*.yaml")))
 def test_starts_and_ends(stage: Stage, example: str) -> None:
     stage.start(example)
 

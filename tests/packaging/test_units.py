@@ -1,4 +1,4 @@
-"""The systemd units: what systemd says of them, and that they agree with the program and each other.
+"""The systemd units: what systemd says of them, and that they agree with the program.
 
 That the daemons work under them is tried by packaging/try-in-root, in booted systems.
 """
@@ -18,6 +18,7 @@ from udppunch import config, usage
 ROOT = Path(__file__).parents[2]
 PACKAGING = ROOT / "packaging"
 SERVICES = sorted((PACKAGING / "systemd").glob("*.service"))
+UNITS = [*SERVICES, *sorted((PACKAGING / "examples").glob("*.socket"))]
 DEFAULTS = sorted((PACKAGING / "default").iterdir())
 WORST_EXPOSURE = 1.5
 # What differs between the units, of those settings that say what a daemon may not do.
@@ -63,10 +64,10 @@ def test_exposure(analyze: str, path: Path) -> None:
     assert float(found[1]) <= WORST_EXPOSURE, done.stdout
 
 
-@pytest.mark.parametrize("path", sorted((PACKAGING / "systemd").iterdir()), ids=identify)
+@pytest.mark.parametrize("path", UNITS, ids=identify)
 def test_systemd_understands_all_of_it(analyze: str, path: Path, tmp_path: Path) -> None:
     """But for the program and the pages, which are not installed here."""
-    for unit in (PACKAGING / "systemd").iterdir():
+    for unit in UNITS:
         text = re.sub(r"^Documentation=.*\n", "", unit.read_text(), flags=re.MULTILINE)
         (tmp_path / unit.name).write_text(text.replace("/usr/bin/udppunch", "/bin/true"))
     done = subprocess.run(

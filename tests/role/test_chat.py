@@ -174,6 +174,16 @@ def test_a_server_whose_name_can_not_be_resolved_is_told_of_and_tried_again() ->
     assert talks.run(40.0, lambda: alice.state is State.READY)
 
 
+def test_one_lost_introduction_of_another_server_is_made_good() -> None:
+    talks = Talks(original=True)
+    alice, bob = talks.chats()
+    alice.connect(bob)
+    talks.b.link = Link(0.01, loss=1.0)
+    talks.run(3.0)
+    talks.b.link = Link(0.01)
+    assert direct(talks, alice, bob, within=40.0)
+
+
 # What people may not ask
 
 

@@ -87,6 +87,23 @@ def test_both_end_well_however_the_last_words_are_lost(seed: int) -> None:
     converse(talks, alice, bob, within=120.0)
 
 
+def test_who_heard_the_end_and_got_everything_out_ends_well_alone() -> None:
+    """All that the other could still say is goodbye, and that may be lost."""
+    talks = Talks()
+    alice, bob = talks.peers()
+    assert up(talks, alice, bob)
+    alice.give(b"from alice\n")
+    talks.run(1.0)
+    bob.end()
+    talks.run(1.0)
+    alice.end()
+    talks.network.watch = lambda host, destination, data: (
+        setattr(talks.b, "link", Link(0.01, loss=1.0)) if host is talks.b else None
+    )
+    assert talks.run(120.0, both_end(alice, bob))
+    assert (alice.status, bob.status) == (0, 0) and bob.output == b"from alice\n"
+
+
 def test_the_first_line_arrives_within_three_round_trips() -> None:
     talks = Talks(link=Link(0.05))
     alice, bob = talks.peers()
@@ -402,6 +419,17 @@ def test_a_waiting_peer_is_still_known_after_the_server_is_started_anew() -> Non
     talks.restart_servers()
     talks.run(16.0)
     converse(talks, PeerProcess(talks.a, "alice", "bob"), bob, within=5.0)
+
+
+def test_one_lost_introduction_of_another_server_is_made_good() -> None:
+    talks = Talks(original=True)
+    bob = PeerProcess(talks.b, "bob")
+    talks.run(3.0)
+    alice = PeerProcess(talks.a, "alice", "bob")
+    talks.b.link = Link(0.01, loss=1.0)
+    talks.run(3.0)
+    talks.b.link = Link(0.01)
+    converse(talks, alice, bob, within=40.0)
 
 
 # Whose word counts

@@ -257,9 +257,7 @@ class Peer:
             self._meeting.path = None
             if self._config.remote:
                 self._meeting.ask(self._config.remote, now)
-        elif self._exchange.said_all and self._exchange.heard_end:
-            self._finish(0)
-        elif content and not self._exchange.undelivered:
+        elif self._exchange.is_over(content):
             self._finish(0)
         else:
             self._break(f"{self._remote!r} has gone")

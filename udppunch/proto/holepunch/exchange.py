@@ -55,6 +55,13 @@ class Exchange:
         """Whether some of the input may not have arrived; that it is over need not."""
         return bool(self._input) or len(self._outgoing) > int(self._end_said)
 
+    def is_over(self, content: bool) -> bool:
+        """Whether all is said and heard, as the other end goes. One that is `content` has got all
+        there was to get if it also said its end, even if its last words are lost."""
+        if self.heard_end:
+            return content or self.said_all
+        return content and not self.undelivered
+
     # To the other end
 
     def due(self, ours: bool, now: float) -> Sequence[bytes]:
