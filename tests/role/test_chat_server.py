@@ -205,6 +205,15 @@ def test_two_that_greeted_from_one_address_have_each_their_own_turn() -> None:
     assert server.role.gauges() == {"ids": 2} and second.id != first.id
 
 
+def test_a_greeting_that_came_twice_is_answered_once() -> None:
+    server = Server()
+    client = Client(server, A)
+    client.greet()
+    assert client.tell(client.greeting()) == []
+    server.network.run(0.35)
+    client.greet()
+
+
 # Proof
 
 
@@ -273,6 +282,7 @@ def test_nor_does_it_prove_anything_there_when_the_name_is_free() -> None:
     eve = Client(server, C, keys=bob.keys)
     eve.greet()
     eve.tell(recorded)
+    server.network.run(1.0)
     bob.registered()
     assert server.role._register.named(bob.id).address == B
 
@@ -354,6 +364,7 @@ def test_nothing_marked_gets_more_than_it_sent() -> None:
     bob.registered()
     alice = Client(server, address.pack("198.151.100.106", 65001))
     alice.greet()
+    server.network.run(1.0)
     nobody = "0" * 64
     for data in (
         alice.greeting(),

@@ -290,7 +290,10 @@ class Peer:
             self._look_whether_done(now)
         if self._gives_up_at is not None and now >= self._gives_up_at:
             self._gives_up_at = None
-            self._break("no path was found in time")
+            if self._exchange.heard_end and not self._exchange.undelivered:
+                self._finish(0)  # all that the other end could still say is goodbye
+            else:
+                self._break("no path was found in time")
         if self._quits_at is not None and now >= self._quits_at:
             self._quits_at = None
             if self._exchange.undelivered:

@@ -140,7 +140,8 @@ class Dialogue:
         said: List[bytes] = []
         if self._next is not None and now >= self._next:
             # Its nonce does not last, nor does a server.
-            if self._unanswered_for(now) >= _SILENT_AFTER:
+            greets = self._state is _State.GREETING
+            if not greets and self._unanswered_for(now) >= _SILENT_AFTER:
                 self._move(_State.GREETING, 0.0, now, answered=False)
             said.append(self._greeting() if self._state is _State.GREETING else self._register())
             self._next = now + self._gap
