@@ -199,7 +199,7 @@ def test_page_has_the_options_of_help_with_their_defaults(command: str) -> None:
 @pytest.mark.parametrize("command", usage.COMMANDS)
 def test_synopsis_has_the_options_of_help(command: str) -> None:
     synopsis = section(PAGES[command], "SYNOPSIS")
-    shown = set(re.findall(r"^\.Op Fl -([\w-]+)(?: Ar ([\w=]+))?$", synopsis, re.MULTILINE))
+    shown = set(re.findall(r"^\.(?:Op )?Fl -([\w-]+)(?: Ar ([\w=]+))?$", synopsis, re.MULTILINE))
     said = {(o.name[2:], o.argument) for o in options_in_help(command) if o.name != "--help"}
     assert shown == said
 

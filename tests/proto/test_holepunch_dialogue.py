@@ -117,14 +117,15 @@ def test_our_server_is_asked_on_until_the_peer_is_there() -> None:
     assert all(isinstance(m, holepunch.Register) for _, m in pass_time(dialogue, 10.0, 60.0))
 
 
-def test_another_server_is_asked_no_more_once_it_has_named_the_peer() -> None:
+def test_another_server_that_has_named_the_peer_is_seldom_asked_again() -> None:
     dialogue = registered(THEIR_ACK)
     dialogue.ask("bob", 1.0)
     assert said(dialogue, 1.0) == [holepunch.Request("bob", MARK)]
     word = tell(dialogue, holepunch.Initiate("bob", PEER), 1.1)
     assert word == Introduction("bob", "bob", PEER)
-    later = pass_time(dialogue, 1.1, 10.0)
-    assert not [m for _, m in later if isinstance(m, holepunch.Request)]
+    later = pass_time(dialogue, 1.1, 31.0)
+    asked = [when for when, m in later if isinstance(m, holepunch.Request)]
+    assert asked and all(when >= 8.0 for when in asked) and len(asked) <= 3
 
 
 def test_a_peer_that_came_by_itself_is_introduced_too() -> None:

@@ -17,18 +17,7 @@ def load_file(
 
     Raises ConfigError or another CommandError, which name the file and what is wrong.
     """
-    import yaml  # here, for commands that need no file do not wait for it
-
-    try:
-        content = yaml.safe_load(read_text(path, "configuration"))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f":{mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "cannot be read"
-        raise ConfigError(f"{path}{where}: not YAML: {problem}") from None
-    except (ValueError, ArithmeticError, LookupError, TypeError, RecursionError):
-        # What looks like a date, a number or a key but is none, or is nested too deeply.
-        raise ConfigError(f"{path}: a value in it cannot be read: put it in quotes") from None
+    content = read_yaml(path, "configuration")
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: no settings: write `roles:` and a list, see udppunch.yaml(5)")
     entries = content.pop("roles", None)
@@ -42,6 +31,22 @@ def load_file(
     numbered = enumerate(entries, 1)
     loaded = [_load_role(path, number, entry, environment) for number, entry in numbered]
     return [part for one in loaded for part in parts(*one)], content
+
+
+def read_yaml(path: str, what: str) -> Any:
+    """What a file says. Raises ConfigError or another CommandError, which name the file."""
+    import yaml  # here, for commands that need no file do not wait for it
+
+    try:
+        return yaml.safe_load(read_text(path, what))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f":{mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "cannot be read"
+        raise ConfigError(f"{path}{where}: not YAML: {problem}") from None
+    except (ValueError, ArithmeticError, LookupError, TypeError, RecursionError):
+        # What looks like a date, a number or a key but is none, or is nested too deeply.
+        raise ConfigError(f"{path}: a value in it cannot be read: put it in quotes") from None
 
 
 def _load_role(

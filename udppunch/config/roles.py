@@ -17,6 +17,7 @@ from udppunch.wire.expose import derive_key
 
 # Named as the original has it, so that an existing unit keeps its environment file.
 SECRET_VARIABLE = "UDP_RELAY_SECRET_KEY"
+KEY_VARIABLE = "UDPPUNCH_KEY"
 PASSWORD_VARIABLE = "UDPPUNCH_PASSWORD"
 
 
@@ -226,7 +227,8 @@ def role_config(role: str, raw: Mapping[str, Any], environment: Mapping[str, str
     if "no-stun" in values:
         values["stun"] = not values.pop("no-stun")
     if "key-file" in values:
-        _choose_key(values, environment)
+        from_file = values.pop("key-file")
+        values["key"] = choose_key(values["key"], from_file, environment)
     if "secret-file" in values:
         values["secret"] = relay_secret(values.pop("secret-file"), environment)
     if "password-file" in values:
@@ -282,19 +284,21 @@ def _fit_bind(values: Dict[str, Any]) -> None:
         values["helper"] = tuple(Lookup(h.host, h.port, ipv4_only=True) for h in helpers)
 
 
-def _choose_key(values: Dict[str, Any], environment: Mapping[str, str]) -> None:
-    from_file = values.pop("key-file")
-    if values["key"] is not None and from_file is not None:
+def choose_key(
+    key: Optional[bytes], from_file: Optional[bytes], environment: Mapping[str, str]
+) -> bytes:
+    """The key that was given, or read from a file, else the environment's. Raises Invalid."""
+    if key is not None and from_file is not None:
         raise Invalid("key and key-file are both given: keep one")
-    if from_file is not None:
-        values["key"] = from_file
-    if values["key"] is None and "UDPPUNCH_KEY" in environment:
+    chosen = key if from_file is None else from_file
+    if chosen is None and KEY_VARIABLE in environment:
         try:
-            values["key"] = parse.parse_key(environment["UDPPUNCH_KEY"])
+            chosen = parse.parse_key(environment[KEY_VARIABLE])
         except Invalid as error:
-            raise Invalid(f"UDPPUNCH_KEY: {error}") from None
-    if values["key"] is None:
-        raise Invalid("key is missing: give KEY, --key-file FILE or UDPPUNCH_KEY")
+            raise Invalid(f"{KEY_VARIABLE}: {error}") from None
+    if chosen is None:
+        raise Invalid(f"key is missing: give KEY, --key-file FILE or {KEY_VARIABLE}")
+    return chosen
 
 
 def relay_secret(secret: Optional[bytes], environment: Mapping[str, str]) -> bytes:
