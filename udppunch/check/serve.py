@@ -15,6 +15,7 @@ from udppunch.check.output import Measure, Outcome, Status, rtt_and_loss
 from udppunch.check.path import Finding, PathCheck, Plan
 from udppunch.check.thresholds import MILLISECONDS
 from udppunch.config.parse import Invalid
+from udppunch.config.roles import choose_key
 from udppunch.net.loop import Loop
 
 

@@ -68,6 +68,7 @@ class _Crew:
     def __init__(self, loop: Loop) -> None:
         self.loop = loop
         self.leaving = Leaving.FOR_GOOD
+        self._stopping = False
         self.roles: List[Tuple[str, Role]] = []
         self.desks: List[RegistrarRole] = []
         self.shared: List[Tuple[SharedRole, Any]] = []  # whose registrars those are
@@ -146,11 +147,14 @@ class _Crew:
     def stop(self) -> None:
         event(log, logging.INFO, "stopping", "stopping")
         self.leaving = Leaving.FOR_GOOD
+        self._stopping = True
         self.loop.stop()
 
     def hand_over(self, leaving: Leaving, estates: Sequence[Estate], scene: Scene) -> None:
         """What registrars know is for who comes next."""
-        if any(desk.draining for desk in self.desks) or not scene.may_leave(leaving):
+        if self._stopping or any(desk.draining for desk in self.desks):
+            return
+        if not scene.may_leave(leaving):
             return
         event(log, logging.INFO, "handing-over", "handing over to a new process")
         self.leaving = leaving

@@ -48,7 +48,7 @@ class SignalQueue:
         signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         for number in numbers:
             signal.signal(number, self._note)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+        release_signals()
 
     def take(self) -> List[int]:
         """The signals that came since the last time, in order."""
