@@ -8,7 +8,6 @@ sockets, so nothing of it is lost.
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import signal
 import socket
@@ -16,22 +15,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable, ContextManager, Dict, Iterator, List, NamedTuple, Optional
+from typing import Any, Dict, List
 
 import psutil
 import pytest
-import yaml
 
 from tests import program
-from tests.faults import expose_traffic, relay_traffic
-from tests.faults.expose_ends import PlayedExposer, reaches
-from tests.faults.expose_traffic import (
-    PASSWORD,
-    PASSWORD_VARIABLE,
-    ExposerProgram,
-    FarEnd,
-    HelperProgram,
-)
+from tests.faults import relay_traffic
 from tests.faults.relay_traffic import (
     PATIENCE,
     RelayProgram,
@@ -41,158 +31,28 @@ from tests.faults.relay_traffic import (
     pair_at,
     resident,
 )
+from tests.faults.upgrading import (
+    FLOWS,
+    FOREVER,
+    PER_SECOND,
+    Carrying,
+    Kind,
+    assert_short,
+    exposed,
+    gauges,
+    has_returned,
+    new_starts,
+    of_any_kind,
+    of_any_size,
+    of_two_kinds,
+    relayed,
+    upgrade,
+    wait_return,
+)
 from tests.lab.whole_program import eventually
-from tests.program import Program, SocketAddress, text
-from tests.standin.expose import TAG, Connectee, Endpoint
-from tests.standin.relay import Peer, wait_readable
+from tests.program import text
+from tests.standin.relay import wait_readable
 from tests.standin.service_manager import ServiceManager
-
-PER_SECOND = 1000
-FLOWS = 16
-LONGEST = 1.0  # that may be lost, or held up
-FOREVER = ("--idle", "10min", "--drain-timeout", "10min")
-STUN_REQUEST = bytes.fromhex("000100002112a442") + b"udppunchtest"
-
-of_any_size = pytest.mark.parametrize("workers", [1, 2])
-
-
-class Gaps:
-    """The longest time in which nothing of a flow arrived, from `begin` on."""
-
-    def __init__(self) -> None:
-        self._last: Dict[int, float] = {}
-        self._longest = 0.0
-
-    def begin(self) -> None:
-        self._last = dict.fromkeys(self._last, time.monotonic())
-        self._longest = 0.0
-
-    def note(self, flow: int) -> None:
-        now = time.monotonic()
-        self._longest = max(self._longest, now - self._last.get(flow, now))
-        self._last[flow] = now
-
-    def longest(self) -> float:
-        now = time.monotonic()
-        return max([self._longest, *(now - last for last in self._last.values())])
-
-
-class RelayLoad(relay_traffic.Load):
-    def __init__(self, relay: SocketAddress) -> None:
-        super().__init__(relay, FLOWS, PER_SECOND)
-        self.gaps = Gaps()
-
-    def silent(self) -> int:
-        return self.silent_flows()
-
-    def moved(self) -> int:
-        return 0
-
-    def _take(self, receiver: Peer, datagram: bytes) -> None:
-        super()._take(receiver, datagram)
-        self.gaps.note(receiver.socket.fileno())
-
-
-class ExposeLoad(expose_traffic.Load):
-    def __init__(self, helper: SocketAddress, service: FarEnd) -> None:
-        super().__init__(helper, service, FLOWS, PER_SECOND)
-        self.gaps = Gaps()
-
-    def _hear_answers(self, flow: Any) -> None:
-        before = len(flow.answered)
-        super()._hear_answers(flow)
-        if len(flow.answered) > before:
-            self.gaps.note(flow.index)
-
-
-class Carrying(NamedTuple):
-    """A daemon under load, and what it took to start."""
-
-    daemon: RelayProgram
-    load: Any
-    start_up: float
-
-    def finish(self, lost: int = 0) -> None:
-        self.load.finish()
-        assert self.load.lost <= lost, f"{self.load.lost} of {self.load.sent}; {self.daemon}"
-        assert self.load.silent() == 0 and self.load.moved() == 0, self.daemon
-        self.daemon.assert_alive_and_sane()
-
-
-Kind = Callable[..., ContextManager[Carrying]]
-
-
-@contextlib.contextmanager
-def relayed(workers: int, **more: Any) -> Iterator[Carrying]:
-    began = time.monotonic()
-    with RelayProgram(*FOREVER, workers=workers, **more) as relay:
-        start_up = time.monotonic() - began
-        with RelayLoad(relay.address) as load:
-            yield Carrying(relay, load, start_up)
-
-
-@contextlib.contextmanager
-def exposed(workers: int, **more: Any) -> Iterator[Carrying]:
-    began = time.monotonic()
-    with HelperProgram(workers=workers, **more) as helper:
-        start_up = time.monotonic() - began
-        with (
-            FarEnd() as service,
-            ExposerProgram(service.address, helper.address),
-            ExposeLoad(helper.address, service) as load,
-        ):
-            yield Carrying(helper, load, start_up)
-
-
-of_any_kind = pytest.mark.parametrize("kind", [relayed, exposed], ids=["relay", "helper"])
-
-
-def has_returned(daemon: Program, times: int = 1) -> bool:
-    """Whether it listens again, having been replaced so often."""
-    names = [event["event"] for event in daemon.events]
-    if names.count("replaced") < times:
-        return False
-    return "listening" in names[len(names) - 1 - names[::-1].index("replaced") :]
-
-
-def wait_return(daemon: Program, times: int = 1) -> None:
-    """Until it listens again, and tells so of all its processes."""
-    assert eventually(lambda: has_returned(daemon, times), PATIENCE), daemon
-    if isinstance(daemon, RelayProgram):
-        expected = daemon.workers + 2 if daemon.workers > 1 else 1
-        assert eventually(lambda: len(daemon.pids()) >= expected, PATIENCE), daemon
-
-
-def upgrade(daemon: Program) -> None:
-    times = daemon.count("replaced") + 1
-    daemon.process.send_signal(signal.SIGUSR2)
-    wait_return(daemon, times)
-
-
-def new_starts(daemon: Program) -> List[float]:
-    """What each program took that has replaced another one, until it listened."""
-    taken, since = [], 0.0
-    for event in daemon.events:
-        if event["event"] == "replaced":
-            since = event["time"]
-        elif event["event"] == "listening" and since:
-            taken.append(event["time"] - since)
-            since = 0.0
-    return taken
-
-
-def assert_short(gaps: List[float], started: List[float]) -> None:
-    """The best of them shows what an upgrade takes, the others what the machine did besides."""
-    told = f"silent for {gaps} s, where to start took {started} s"
-    assert min(gaps) <= max(LONGEST, 3 * min(started)), told
-    assert max(gaps) <= LONGEST + 2 * max(started), told
-
-
-def gauges(daemon: RelayProgram) -> int:
-    """Of channels or connectees, as many as there are of the load."""
-    told = daemon.gauges()
-    return told["channels"] if "channels" in told else told["connectees"]
-
 
 # --- by the program that is installed now ------------------------------------------------
 
@@ -327,8 +187,7 @@ def test_all_processes_are_told(kind: Kind) -> None:
         assert gauges(daemon) == FLOWS
 
 
-@of_any_kind
-@of_any_size
+@of_two_kinds
 def test_upgrades_that_fall_over_each_other(kind: Kind, workers: int) -> None:
     with kind(workers) as carrying:
         daemon, load, _ = carrying
@@ -373,217 +232,6 @@ def test_who_drains_is_not_replaced(workers: int, number: signal.Signals) -> Non
         assert not relay.count("replaced") and not relay.count("handing-over")
 
 
-# --- with another configuration ----------------------------------------------------------
-
-A, B = (f"127.0.0.1:{program.free_port()}" for _ in range(2))
-
-
-class Change(NamedTuple):
-    """From which settings to which, and whether channels outlive it."""
-
-    before: Dict[str, Any]
-    after: Dict[str, Any]
-    kept: bool
-
-
-CHANGES: Dict[str, Change] = {
-    "one more address": Change({"listen": A}, {"listen": [A, B]}, False),
-    "one less address": Change({"listen": [A, B]}, {"listen": A}, False),
-    "another address": Change({"listen": A}, {"listen": B}, False),
-    "more workers": Change({"listen": A}, {"listen": A, "workers": 5}, True),
-    "other limits": Change({"listen": A}, {"listen": A, "max-channels": 10, "rate": 500}, True),
-}
-
-
-def write_relay(file: Path, settings: Dict[str, Any]) -> None:
-    """The settings may have the number of workers."""
-    file.write_text(yaml.safe_dump({"roles": [{"relay": {"idle": "10min", **settings}}]}))
-
-
-def places(settings: Dict[str, Any]) -> List[str]:
-    listen = settings["listen"]
-    return [listen] if isinstance(listen, str) else listen
-
-
-def port(place: str) -> int:
-    return int(place.rpartition(":")[2])
-
-
-@of_any_size
-@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_a_relays_configuration_changed(change: Change, workers: int, tmp_path: Path) -> None:
-    file = tmp_path / "relay.yaml"
-    write_relay(file, {"workers": workers, **change.before})
-    with RelayProgram(workers=workers, command=("run", str(file))) as relay:
-        one, other = relay.open_peer(port(A)), relay.open_peer(port(A))
-        join(one, other, new_guid())
-        write_relay(file, {"workers": workers, **change.after})
-        upgrade(relay)
-        now = places(change.after)
-        assert eventually(lambda: relay.document()["listen"] == now, PATIENCE), relay
-        assert relay.gauges()["channels"] == change.kept
-        if change.kept:
-            assert carries(one, other) and carries(other, one)
-        for place in now:
-            first, second = relay.open_peer(port(place)), relay.open_peer(port(place))
-            join(first, second, new_guid())
-        for place in set(places(change.before)) - set(now):
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-                sock.bind(("127.0.0.1", port(place)))
-        upgrade(relay)
-        assert relay.gauges()["channels"] == change.kept + len(now)
-        relay.assert_alive_and_sane()
-
-
-@of_any_size
-def test_a_wrong_file_replaces_nobody(workers: int, tmp_path: Path) -> None:
-    file = tmp_path / "relay.yaml"
-    write_relay(file, {"workers": workers, "listen": A})
-    good = file.read_text()
-    with RelayProgram(workers=workers, command=("run", str(file))) as relay:
-        one, other = pair_at(relay)
-        file.write_text("roles: [")
-        relay.process.send_signal(signal.SIGUSR2)
-        assert eventually(lambda: any(e["level"] == "error" for e in relay.events), PATIENCE)
-        assert carries(one, other) and carries(other, one)
-        assert not relay.count("replaced"), relay
-        relay.assert_alive_and_sane()
-        file.write_text(good)
-        upgrade(relay)
-        assert carries(one, other) and carries(other, one)
-
-
-@of_any_size
-def test_a_helpers_services_changed(
-    workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It begins anew; exposers make themselves known again."""
-    monkeypatch.setenv(PASSWORD_VARIABLE, PASSWORD)
-    file = tmp_path / "helper.yaml"
-
-    def write(*names: str) -> Dict[str, SocketAddress]:
-        found: Dict[str, SocketAddress] = {
-            name: ("127.0.0.1", program.free_port()) for name in names
-        }
-        named = [f"{name}={text(address)}" for name, address in found.items()]
-        helper = {"listen": A, "workers": workers, "name": named}
-        file.write_text(yaml.safe_dump({"roles": [{"helper": helper}]}))
-        return found
-
-    services = write("one", "two")
-    with Program("run", str(file), "--control", "none") as helper:
-        helper.wait_event("listening", count=3)
-        for names in (("two", "three"), (), ("one",)):
-            for name, address in {"": ("127.0.0.1", port(A)), **services}.items():
-                with PlayedExposer(("127.0.0.1", port(A))) as exposer:
-                    with Connectee(address) as connectee:
-                        exposer.register(name=name)
-                        come = functools.partial(reaches, connectee, exposer)
-                        assert eventually(come, PATIENCE), f"{name}: {helper}"
-            services = write(*names)
-            upgrade(helper)
-        helper.assert_alive_and_sane()
-
-
-@of_any_size
-def test_an_access_log_says_who_left_when_he_left(workers: int, tmp_path: Path) -> None:
-    """Which nobody does for an upgrade."""
-    file = tmp_path / "access.log"
-    options = ("--transparent-log", str(file))
-    with HelperProgram(*options, workers=workers) as helper, contextlib.ExitStack() as stack:
-        exposer, *connectees = (stack.enter_context(Connectee(helper.address)) for _ in range(4))
-        exposer.send(b"")
-        for connectee in connectees:
-            come = functools.partial(reaches, connectee, exposer)
-            assert eventually(come, PATIENCE), helper
-        upgrade(helper)
-        assert all(reaches(connectee, exposer) for connectee in connectees)
-        assert " left " not in file.read_text()
-        helper.process.send_signal(signal.SIGINT)
-        assert helper.wait_exit() == 0
-        said = file.read_text()
-        assert said.count(" came ") == said.count(" left ") == len(connectees), said
-
-
-# --- several roles, and those without workers --------------------------------------------
-
-
-def tag_of(connectee: Connectee, exposer: Connectee) -> bytes:
-    said = connectee.send(os.urandom(16))
-    while True:
-        heard = exposer.receive()
-        if heard[TAG:] == said:
-            return heard[:TAG]
-
-
-@of_any_size
-def test_roles_side_by_side(workers: int, tmp_path: Path) -> None:
-    file = tmp_path / "all.yaml"
-    meeting = ("127.0.0.1", program.free_port())
-    published = ("127.0.0.1", program.free_port())
-    roles = [
-        {"relay": {"listen": A, "workers": workers, "drain-timeout": "1ms"}},
-        {"rendezvous": {"listen": text(meeting)}},
-        {"relay": {"listen": B, "workers": 1, "drain-timeout": "1ms"}},
-        {"helper": {"listen": text(published), "workers": workers}},
-    ]
-    file.write_text(yaml.safe_dump({"roles": roles}))
-    with (
-        Program("run", str(file), "--control", "none") as daemon,
-        Endpoint() as asking,
-        contextlib.ExitStack() as stack,
-    ):
-        daemon.wait_event("listening", count=4)
-        pairs = []
-        for place in (A, B):
-            peers = [stack.enter_context(Peer(("127.0.0.1", port(place)))) for _ in range(2)]
-            join(peers[0], peers[1], new_guid(), b"")
-            pairs.append(peers)
-        connectee = stack.enter_context(Connectee(published))
-        exposer = stack.enter_context(Connectee(published))
-        exposer.send(b"")
-        assert eventually(lambda: reaches(connectee, exposer), PATIENCE), daemon
-        tags = set()
-        for times in range(3):
-            daemon.wait_event("listening", count=4 * (times + 1))
-            for one, other in pairs:
-                assert carries(one, other) and carries(other, one)
-            tags.add(tag_of(connectee, exposer))
-            asking.send_to(meeting, STUN_REQUEST)
-            assert asking.receive_from()[1] == meeting
-            daemon.process.send_signal(signal.SIGUSR2)
-        assert len(tags) == 1
-        daemon.assert_alive_and_sane()
-
-
-@pytest.mark.parametrize("password", [None, PASSWORD], ids=["no-password", "password"])
-def test_an_exposer(password: Optional[str]) -> None:
-    """Connectees keep their tags; only to the service they seem new."""
-    began = time.monotonic()
-    with (
-        HelperProgram(password=password) as helper,
-        FarEnd() as service,
-        ExposerProgram(service.address, helper.address, password=password) as exposer,
-        ExposeLoad(helper.address, service) as load,
-    ):
-        started = time.monotonic() - began  # all of them
-        load.wait_answered()
-        gaps = []
-        for times in range(1, 3):
-            load.gaps.begin()
-            exposer.process.send_signal(signal.SIGUSR2)
-            exposer.wait_event("replaced", count=times)
-            load.wait_answered()
-            gaps.append(load.gaps.longest())
-        assert_short(gaps, [started])
-        load.finish()
-        assert load.silent() == 0
-        assert {len(ends) for ends in service.seen.values()} == {3}
-        counted = helper.counters()
-        assert counted["connectees new"] == FLOWS and not counted.get("connectees gone")
-        exposer.assert_alive_and_sane()
-
-
 # --- by a service manager ----------------------------------------------------------------
 
 
@@ -599,9 +247,12 @@ def reuseport_sockets(count: int) -> List[socket.socket]:
     return opened
 
 
-@of_any_kind
-@of_any_size
 @pytest.mark.parametrize("activated", [False, True], ids=["own-sockets", "socket-unit"])
+@pytest.mark.parametrize(
+    "kind, workers",
+    [(relayed, 1), (relayed, 2), (exposed, 2)],
+    ids=["relay-1", "relay-2", "helper-2"],
+)
 def test_a_service_manager_keeps_it_for_the_next(
     kind: Kind, workers: int, activated: bool, tmp_path: Path
 ) -> None:

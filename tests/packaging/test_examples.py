@@ -18,7 +18,7 @@ from udppunch.lab import Host
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "packaging" / "examples"
-CRONTAB = ROOT / "packaging" / "cron" / "udppunch"
+CRON = ROOT / "packaging" / "cron"
 PATIENCE = 20.0
 SECRETS = {
     "key": "the key of the examples\n",
@@ -43,8 +43,7 @@ class Stage:
 
     def start(self, example: str) -> None:
         """Until the daemon says that it is ready, as the service manager waits for it."""
-        text = re.sub(r"\w+\.example\.org", "127.0.0.1", (EXAMPLES / example).read_text())
-        (self.directory / example).write_text(text)
+        self.copy(EXAMPLES / example)
         notified = self.directory / f"{example}.notify"
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
             manager.bind(str(notified))
@@ -57,6 +56,11 @@ class Stage:
             self._stack.callback(end, process)
             while "READY=1" not in manager.recv(4096).decode().splitlines():
                 pass
+
+    def copy(self, file: Path) -> None:
+        text = re.sub(r"\w+\.example\.org", "127.0.0.1", file.read_text())
+        text = text.replace("/etc/udppunch/", f"{self.directory}/")
+        (self.directory / file.name).write_text(text)
 
     @property
     def environment(self) -> Dict[str, str]:
@@ -101,14 +105,17 @@ def test_make_a_path_together(stage: Stage) -> None:
 
 def lines() -> List[str]:
     """The commands of the crontab."""
-    entries = re.findall(r"^(?:\S+ ){5}root (.*)$", CRONTAB.read_text(), re.MULTILINE)
-    assert len(entries) == CRONTAB.read_text().count("\n*/5 ")
+    text = (CRON / "udppunch").read_text()
+    entries = re.findall(r"^(?:\S+ ){5}root (.*)$", text, re.MULTILINE)
+    assert len(entries) == text.count("\n*/5 ")
     return entries
 
 
 def run(stage: Stage, line: str) -> "subprocess.CompletedProcess[str]":
-    """As cron does, but that nothing is restarted here."""
-    command = line.split(";")[0].replace("/etc/udppunch/", f"{stage.directory}/")
+    """As cron does, but at once, and that nothing is restarted here."""
+    stage.copy(CRON / "checks.yaml")
+    command = line.split(";")[0].replace("--splay 30s", "")
+    command = re.sub(r"(/etc/udppunch|/run)/", f"{stage.directory}/", command)
     return stage.host.run(["/bin/sh", "-c", command], env=stage.environment, check=False)
 
 
@@ -124,8 +131,9 @@ def test_cron_is_silent_while_all_is_well(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("line", lines())
-def test_cron_has_one_line_when_not(stage: Stage, line: str) -> None:
+def test_cron_has_a_line_for_each_thing_when_not(stage: Stage, line: str) -> None:
     done = run(stage, line)
     assert done.returncode == 2
-    assert re.fullmatch(r"UDPPUNCH \w+ CRITICAL - .*\n", done.stdout)
+    things = 4 if "--file" in line else 1
+    assert re.fullmatch(rf"(UDPPUNCH \w+ CRITICAL - .*\n){{{things}}}", done.stdout)
     assert not done.stderr

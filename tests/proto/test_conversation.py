@@ -189,6 +189,18 @@ def test_nothing_of_a_former_conversation_is_shown_in_the_next() -> None:
     assert bob.hear(yes, 1.0) == []
 
 
+def test_nor_in_the_midst_of_it() -> None:
+    alice, bob = ends()
+    for text in ("one", "yes"):
+        alice.talk.say(text)
+    _, yes = alice.talk.due(0.0)
+    for end in (alice, bob):
+        end.begin()
+    alice.talk.say("shall we?")
+    exchange(alice, bob, 1.0)
+    assert bob.hear(yes, 2.0) == [] and bob.lines == ["shall we?"]
+
+
 def test_an_acknowledgement_of_a_former_conversation_confirms_nothing() -> None:
     alice, bob = ends()
     alice.talk.say("one")

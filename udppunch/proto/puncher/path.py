@@ -107,10 +107,18 @@ class Path:
         if self.accepts(route):
             self.consent.heard = now
         if control.kind is Kind.CHECK:
-            return self._checked(self.checks.question(control, route, now), now)
-        if control.kind is Kind.ANSWER:
-            candidate = self.checks.answer(control, route, now)
-            return self._answered(candidate, now) if candidate is not None else None
+            found: Optional[Candidate] = self.checks.question(control, route, now)
+        elif control.kind is Kind.ANSWER:
+            found = self.checks.answer(control, route, now)
+        else:
+            return self._goodbye(control, route)
+        if found is None or self.state in (State.CLOSING, State.CLOSED):
+            return None  # late: what is being closed does not come up again
+        checked = control.kind is Kind.CHECK
+        return self._checked(found, now) if checked else self._answered(found, now)
+
+    def _goodbye(self, control: Control, route: Route) -> Optional[Happening]:
+        assert self.pairing is not None
         if control.kind is Kind.CLOSE:
             closed = Control(Kind.CLOSED, control.transaction)
             self._tools.outbox.send(route, self.pairing.encode(closed))
