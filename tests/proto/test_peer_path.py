@@ -381,6 +381,14 @@ def test_it_is_greeted_as_its_protocol_has_it() -> None:
     assert not one.path.gave_up and len(greetings(one, 60.0, 120.0)) == 6
 
 
+def test_a_peer_that_was_given_up_is_greeted_when_it_is_introduced_again() -> None:
+    one, _ = pair()
+    one.introduced(b"", 0.0)
+    assert len(greetings(one, 0.0, 60.0)) == 6 and one.path.gave_up
+    one.introduced(b"", 60.0)
+    assert not one.path.gave_up and len(greetings(one, 60.0, 120.0)) == 6
+
+
 def test_what_comes_from_its_host_is_to_be_looked_at() -> None:
     one, _ = pair()
     assert one.hear(THERE, b"anything", 0.0) is None, "nobody is introduced"

@@ -184,6 +184,18 @@ def test_one_lost_introduction_of_another_server_is_made_good() -> None:
     assert direct(talks, alice, bob, within=40.0)
 
 
+def test_two_that_gave_each_other_up_meet_when_the_server_names_them_again() -> None:
+    talks = Talks(original=True)
+    alice, bob = talks.chats()
+    alice.connect(bob)
+    for host, seconds in ((talks.b, 8.0), (talks.a, 5.0)):
+        host.link = Link(0.01, loss=1.0)
+        talks.run(seconds)
+        host.link = Link(0.01)
+    talks.nat_a.forget()
+    assert direct(talks, alice, bob, within=60.0)
+
+
 # What people may not ask
 
 

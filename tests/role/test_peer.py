@@ -432,6 +432,31 @@ def test_one_lost_introduction_of_another_server_is_made_good() -> None:
     converse(talks, alice, bob, within=40.0)
 
 
+def test_an_introduction_that_comes_during_the_goodbye_changes_nothing() -> None:
+    talks = Talks()
+    alice, bob = talks.peers()
+    assert up(talks, alice, bob)
+    bob.end()
+    alice.end()
+    seen: List[bool] = []
+
+    def introduce(host: Any, destination: Address, data: bytes) -> None:
+        """As soon as one of them is closing: the server's late word."""
+        for one, other in ((alice, bob), (bob, alice)):
+            if one.role.status().startswith("closing") and one.lives:
+                seen.append(True)
+                path = one.role._meeting.path
+                name = "bob" if one is alice else "alice"
+                mark = other.role._mark
+                data = holepunch.encode(holepunch.Initiate(name, path.peer.destination, mark))
+                server = address.pack("203.0.113.10", 39738)
+                one.runner.burst(path.peer.endpoint, server, data, len(data))
+
+    talks.network.watch = introduce
+    assert talks.run(30.0, both_end(alice, bob))
+    assert (alice.status, bob.status) == (0, 0) and seen
+
+
 # Whose word counts
 
 

@@ -190,6 +190,8 @@ class Meeting:
         """Go and meet who was introduced to `endpoint`; or why not."""
         assert self.server.address is not None
         path = self.path
+        if path is not None and path.state is State.CLOSING:
+            return ""  # said before the goodbye
         if path is not None and path.state is State.UP and word.mark != path.peer_mark:
             # Started anew, if it is the same: then this path will be lost. Or somebody lies.
             return f"another {word.name!r} was introduced: passed over"
@@ -198,7 +200,7 @@ class Meeting:
             self._tools.counters["dropped: imprudent address"] += 1
             return f"not punching {address.text(word.peer)}: {refusal}"
         self.mapping.heard(word.seen, 0)
-        if path is None or path.state in (State.CLOSING, State.CLOSED):
+        if path is None or path.state is State.CLOSED:
             path = self.path = self._new_path(self.mapping, now)
         path.introduced(Route(endpoint, word.peer), word.mark, word.key, now)
         self._expect(path, now)
