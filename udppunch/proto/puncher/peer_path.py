@@ -56,10 +56,12 @@ class PeerPath(Path):
     # How the peer comes to be known
 
     def introduced(self, route: Route, mark: bytes, key: bytes, now: float) -> None:
-        """The peer is at the end of `route`, or was a moment ago. Repeated, it changes nothing."""
+        """The peer is at the end of `route`, or was a moment ago. Repeated, it changes nothing,
+        unless the peer was given up."""
         assert route.destination is not None
         introduction = (route.endpoint, route.destination)
-        if introduction in self._introductions and mark == self.peer_mark:
+        again = introduction in self._introductions and mark == self.peer_mark
+        if again and not self.gave_up:
             return
         self._introductions = [*self._introductions[1 - _INTRODUCTIONS :], introduction]
         self.named = route.destination
