@@ -227,11 +227,11 @@ def test_a_server_that_does_not_answer(bound: bool) -> None:
 
 
 def test_a_server_that_comes_late() -> None:
-    address = talking.LOOPBACK, program.free_port()
+    address = talking.LOOPBACK, talking.free_port()
     with talking.chat(address, "bob") as bob, talking.chat(address, "alice", bob.id) as alice:
         for chatter in (bob, alice):
             chatter.wait_told("does not answer")
-        with Meeting((talking.LOOPBACK, program.free_port()), address):
+        with Meeting((talking.LOOPBACK, talking.free_port()), address):
             alice.say("at last")
             bob.wait_heard(b"at last\n")
 
