@@ -421,7 +421,13 @@ def test_a_waiting_peer_is_still_known_after_the_server_is_started_anew() -> Non
     converse(talks, PeerProcess(talks.a, "alice", "bob"), bob, within=5.0)
 
 
-@pytest.mark.parametrize("seconds", [3.0, 120.0])
+@pytest.mark.parametrize(
+    "seconds",
+    [
+        3.0,
+        120.0,
+    ],
+)
 def test_one_lost_introduction_of_another_server_is_made_good(seconds: float) -> None:
     talks = Talks(original=True)
     bob = PeerProcess(talks.b, "bob")

@@ -17,6 +17,8 @@ from udppunch import address
 from udppunch.proto.chat.view import Mark, Refused, State
 
 HOSTILE = list(attacker.datagrams(11, 400, key="bob"))
+# A server that is not ours is not asked for ever.
+_DOWN_AT_MOST = 60.0
 mappings = st.sampled_from(("endpoint", "address", "port"))
 seconds = st.floats(0.01, 20.0)
 
@@ -43,6 +45,7 @@ class _Course(RuleBasedStateMachine):
             original=original,
         )
         self.original = original
+        self.down = 0.0
         self.addresses = iter(range(120, 250))
         self.recorded: List[Tuple[bytes, bytes]] = []
         self.talks.network.watch = self._record
@@ -76,6 +79,9 @@ class _Course(RuleBasedStateMachine):
     @rule(which=st.sampled_from("ab"), seconds=seconds)
     def a_link_is_down(self, which: str, seconds: float) -> None:
         host = self.talks.a if which == "a" else self.talks.b
+        self.down += seconds
+        if self.original and self.down > _DOWN_AT_MOST:
+            return
         host.link = Link(0.02, loss=1.0)
         self.talks.run(seconds)
         host.link = self.bad

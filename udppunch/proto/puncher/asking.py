@@ -40,7 +40,7 @@ class Asking:
             return False
         if self.named:
             self._insisted += 1
-            last = self._insisted >= _INSISTENCES
+            last = self._insisted >= _INSISTENCES and self._insist_gap == _INSIST_GAP
             self._next = float("inf") if last else now + self._insist_gap
             return True
         self._next = now + max(self._gap, least)
