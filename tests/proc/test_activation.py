@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -65,7 +66,10 @@ def udp_sockets(count: int = 1, address: SocketAddress = LOOPBACK) -> List[socke
 
 def inodes(pid: int) -> List[str]:
     """Of the sockets that the process has open."""
-    links = (os.readlink(f"/proc/{pid}/fd/{each}") for each in os.listdir(f"/proc/{pid}/fd"))
+    links = []
+    for each in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            links.append(os.readlink(f"/proc/{pid}/fd/{each}"))
     return [link for link in links if link.startswith("socket:")]
 
 

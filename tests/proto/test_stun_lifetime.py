@@ -120,9 +120,7 @@ def test_what_was_found_before_the_server_went_away_is_kept() -> None:
     assert 0.0 < found.kept < 30.0 <= found.gone
 
 
-# The same courses each time: in one of some thousands a doubled datagram makes a binding look as if
-# it was in use for long, which the outcome cannot tell.
-@settings(max_examples=60, derandomize=True)
+@settings(max_examples=60)
 @given(
     st.integers(0, 2**32),
     st.sampled_from([8.0, 30.0, 119.0]),
@@ -134,7 +132,7 @@ def test_over_bad_links_it_is_found_too_or_said_not_to_be(
     network = Network(seed)
     serving(network, FIRST, SECOND)
     link = Link(delay=0.02, jitter=0.4, loss=0.1, duplicate=0.1)
-    nat = Nat(WAN, "port", "port", timeout=lifetime, stream=500.0)
+    nat = Nat(WAN, "port", "port", timeout=lifetime)
     found = begin(network, nat, link).run(HOUR)
     if found.reason:
         return

@@ -167,8 +167,9 @@ class Pipe:
         )
 
     def _done(self) -> bool:
-        """Who has nothing to say listens, until the peer leaves."""
-        return self._ended and self._entered and not self._waiting and not self._under_way
+        """Who waits and has nothing to say listens, until the peer leaves."""
+        spoken = self._named or self._entered
+        return self._ended and spoken and not self._waiting and not self._under_way
 
     def _give_up(self, reason: str) -> None:
         self._tell(f"{clean(reason)}\n")
