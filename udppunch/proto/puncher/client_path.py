@@ -249,16 +249,6 @@ class ClientPath(Path):
     def _checked(self, candidate: Candidate, now: float) -> Optional[Happening]:
         return None
 
-    def _answered(self, candidate: Candidate, now: float) -> Optional[Happening]:
-        if self.state is not State.UP:
-            return self.nominate(candidate.route, now)
-        # The server's NAT has given it another port, and it let itself be heard from there.
-        assert self.checks is not None
-        self.peer = candidate.route
-        self.consent.heard = now
-        self.checks.settle()
-        return None
-
     # Time
 
     def expire(self, now: float) -> Optional[Happening]:

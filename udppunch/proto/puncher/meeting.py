@@ -123,7 +123,7 @@ class Meeting:
 
     def start(self, now: float) -> None:
         self.server.look_up(now)
-        self._attempt(now)
+        self.begin_anew(now)
 
     def opened(self, endpoint: Endpoint, now: float) -> None:
         for attempt in self._attempts:
@@ -140,10 +140,6 @@ class Meeting:
         self.server.resolved(found, reason, now)
 
     def begin_anew(self, now: float) -> None:
-        """Say to the server anew who this peer is."""
-        self._attempt(now)
-
-    def _attempt(self, now: float) -> None:
         """Speak to the server from a fresh socket, and meet again by way of it."""
         for former in self._attempts:
             former.dialogue.cease()
@@ -237,7 +233,7 @@ class Meeting:
             self.path.greet_again(now)
             return
         self._number = 1
-        self._attempt(now)
+        self.begin_anew(now)
 
     def _expect(self, path: PeerPath, now: float) -> None:
         """Who leads begins anew when nothing comes of an attempt."""
@@ -283,9 +279,9 @@ class Meeting:
         happening = self.path.expire(now) if self.path is not None else None
         if happening is Happening.STALLED and now - self._renewed_at >= _RENEWED_EACH:
             self._renewed_at = now
-            self._attempt(now)
+            self.begin_anew(now)
         elif self._next_attempt is not None and now >= self._next_attempt:
-            self._attempt(now)
+            self.begin_anew(now)
         if self.server.address is None:
             self.server.look_up(now)
         self._converse(now)

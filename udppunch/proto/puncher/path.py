@@ -17,7 +17,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Callable, Optional, Union
 
-from udppunch.address import ANY_IPV4
+from udppunch import address
+from udppunch.address import ANY_IPV4, Address
 from udppunch.contract import Outbox, Route
 from udppunch.proto.limiter import TokenBucket
 from udppunch.proto.puncher.checks import Candidate, Checks
@@ -232,7 +233,29 @@ class Path:
         raise NotImplementedError
 
     def _answered(self, candidate: Candidate, now: float) -> Optional[Happening]:
-        raise NotImplementedError
+        if self.state is not State.UP:
+            return self.nominate(candidate.route, now)
+        # The peer's NAT has given it another port, and it let itself be heard from there.
+        assert self.checks is not None
+        self.peer = candidate.route
+        self.consent.heard = now
+        self.checks.settle()
+        return None
+
+    def _follow(
+        self, candidate: Candidate, named: Optional[Address], now: float
+    ) -> Optional[Happening]:
+        """A check of the end that begins paths came along `candidate`; `named` is where it was
+        introduced. A check may be a copy that someone sends from elsewhere: only there is it
+        enough. Anywhere else it has to answer first."""
+        if self.state is State.UP:
+            if candidate.valid:
+                self.peer = candidate.route
+            return None
+        source = candidate.route.destination
+        assert source is not None
+        there = named is not None and address.same_ip(named, source)
+        return self.nominate(candidate.route, now) if there or candidate.valid else None
 
     def _end(self) -> Happening:
         self.state = State.CLOSED

@@ -139,24 +139,7 @@ class PeerPath(Path):
         return super()._new_consent(now)
 
     def _checked(self, candidate: Candidate, now: float) -> Optional[Happening]:
-        if self.state is State.UP:
-            if candidate.valid and not self.leads:
-                self.peer = candidate.route
-            return None
-        if self.leads:
-            return None
-        # Only where the peer was introduced is a check enough: elsewhere it may be a copy.
-        named = self._is_from_named(candidate.route)
-        return self.nominate(candidate.route, now) if named or candidate.valid else None
-
-    def _answered(self, candidate: Candidate, now: float) -> Optional[Happening]:
-        if self.state is not State.UP:
-            return self.nominate(candidate.route, now)
-        assert self.checks is not None
-        self.peer = candidate.route
-        self.consent.heard = now
-        self.checks.settle()
-        return None
+        return None if self.leads else self._follow(candidate, self.named, now)
 
     # Time
 

@@ -138,26 +138,11 @@ class ServerPath(Path):
         return True
 
     def _checked(self, candidate: Candidate, now: float) -> Optional[Happening]:
-        if self.state is State.UP:
-            if candidate.valid:
-                self.peer = candidate.route
-            return None
-        # A check may be a copy that someone sends from elsewhere: only where the client was
-        # introduced is that enough. Anywhere else it has to answer first.
-        source = candidate.route.destination
-        assert source is not None
-        named = self.named is not None and address.same_ip(self.named, source)
-        return self.nominate(candidate.route, now) if named or candidate.valid else None
+        return self._follow(candidate, self.named, now)
 
     def _answered(self, candidate: Candidate, now: float) -> Optional[Happening]:
-        if self.state is not State.UP:
-            return self.nominate(candidate.route, now)
-        assert self.checks is not None
-        self.peer = candidate.route
-        self.consent.heard = now
-        self.checks.settle()
         self._stalls_at = None
-        return None
+        return super()._answered(candidate, now)
 
     def nominate(self, route: Route, now: float) -> Happening:
         if self.state is State.SEEKING:
