@@ -152,8 +152,6 @@ class _Page:
             self._proceed(now)
         self._site.expire(now)
 
-    def stop(self, now: float) -> None: ...
-
     def _due(self) -> bool:
         state = self._status.state
         return bool(

@@ -73,12 +73,12 @@ class _Crew:
         self.desks: List[RegistrarRole] = []
         self.shared: List[Tuple[SharedRole, Any]] = []  # whose registrars those are
 
-    def add(self, name: str, config: Any, estates: "Optional[Dict[int, Estate]]" = None) -> None:
-        """With what a role with a registrar has, by the identity of its configuration."""
+    def add(self, name: str, config: Any, estate: Optional[Estate] = None) -> None:
+        """A role with a registrar has an estate."""
         outbox = self.loop.outbox()
         if name in KINDS:
-            assert estates is not None
-            role: Role = self._with_registrar(estates[id(config)], outbox)
+            assert estate is not None
+            role: Role = self._with_registrar(estate, outbox)
         else:
             role = _ROLES[name](config, outbox, os.urandom)
         self.roles.append((name, role))
@@ -190,8 +190,9 @@ def run_all(roles: Roles, estates: Sequence[Estate], scene: Scene) -> Leaving:
     }
     loop = scene.loop([config for _, config in roles], sockets)
     crew = _Crew(loop)
+    waiting = iter(estates)  # in the order of their roles
     for name, config in roles:
-        crew.add(name, config, {id(estate.config): estate for estate in estates})
+        crew.add(name, config, next(waiting) if name in KINDS else None)
 
     queue = _heed_signals(crew, estates, scene)
     _tell_service_manager(crew, scene)
