@@ -26,6 +26,11 @@ class Input:
         self._ended = False
 
     @property
+    def wanted(self) -> bool:
+        """What `want` said last, as long as there is anything to come."""
+        return self._watched
+
+    @property
     def due(self) -> bool:
         """Whether `read` is to be called, for want of a selector that would."""
         return not self._ended and (self._polled or self._descriptor is None) and self._watched
@@ -44,6 +49,8 @@ class Input:
             self._loop.watch(self._descriptor, self.read)
         except PermissionError:
             self._polled = True
+        except OSError:
+            self._end()
 
     def read(self) -> None:
         """A piece, which is there."""
@@ -53,7 +60,12 @@ class Input:
             return
         except OSError:  # the terminal is gone
             data = b""
-        if not data:
-            self.want(False)
-            self._ended = True
-        self._received(data)
+        if data:
+            self._received(data)
+            return
+        self.want(False)
+        self._end()
+
+    def _end(self) -> None:
+        self._watched, self._ended = False, True
+        self._received(b"")

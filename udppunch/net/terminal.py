@@ -15,10 +15,10 @@ from typing import Callable, Iterator, List, Mapping, Optional, Protocol, TextIO
 
 from udppunch.net import clock as clocks
 from udppunch.net.cbreak import Cbreak
+from udppunch.net.input import Input
 from udppunch.net.loop import Loop
 from udppunch.net.output import Output
 
-_CHUNK = 4096
 _MOST_WAITING = 1 << 20  # octets that are written and not taken
 _COLUMNS = 80  # of a terminal that does not know its own
 
@@ -114,7 +114,6 @@ class Terminal:
         self.exit_status = 0
         self._loop = loop
         self._typing = typing
-        self._stdin = stdin
         self._stdout = stdout
         self._output = Output(loop, stdout)
         self._errors = Output(loop, stderr)
@@ -125,8 +124,7 @@ class Terminal:
         self._octets = 0  # of it
         self._shown = ""  # the prompt in the cursor's row
         self._dirty = True  # what is typed is not what is drawn
-        self._watched = False
-        self._polled = False  # the input is a file, which no selector takes
+        self._input = Input(loop, stdin, self._received)
         self._input_ended = False
 
     def join(self, dialogue: Dialogue) -> None:
@@ -170,14 +168,13 @@ class Terminal:
     def start(self, now: float) -> None:
         if self._modes is not None:
             self._loop.watch(self._modes.resumed, self._resume)
-        if self._stdin is None:
-            self._end_input(now)
 
     def deadline(self) -> Optional[float]:
         busy = (
             self._may_draw()
             or self._dialogue.due()
-            or self._wants_input() is not self._watched
+            or self._wants_input() is not self._input.wanted
+            or self._input.due
             or self._is_over()
         )
         return 0.0 if busy else None
@@ -185,7 +182,9 @@ class Terminal:
     def expire(self, now: float) -> None:
         if self._dialogue.due():
             self._dialogue.proceed(now)
-        self._watch_input()
+        self._input.want(self._wants_input())
+        if self._input.due:
+            self._input.read()
         if self._may_draw():
             self._draw()
         if self._is_over():
@@ -204,30 +203,7 @@ class Terminal:
         dialogue = self._dialogue
         return dialogue.over is None and dialogue.wants_input and not self._input_ended
 
-    def _watch_input(self) -> None:
-        wanted = self._wants_input()
-        if wanted and self._polled:
-            self._read()
-        elif wanted and not self._watched:
-            try:
-                self._loop.watch(self._stdin, self._read)
-                self._watched = True
-            except PermissionError:
-                self._polled = True
-            except OSError:
-                self._end_input(self._clock())
-        elif not wanted and self._watched:
-            self._loop.unwatch(self._stdin)
-            self._watched = False
-
-    def _read(self) -> None:
-        assert self._stdin is not None
-        try:
-            data = os.read(self._stdin, _CHUNK)
-        except BlockingIOError:
-            return
-        except OSError:  # the terminal is gone
-            data = b""
+    def _received(self, data: bytes) -> None:
         now = self._clock()
         self._dirty = True
         for line in self._typing.feed(data) if data else self._typing.finish():
