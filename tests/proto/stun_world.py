@@ -40,7 +40,7 @@ class Serving:
         self.requests.append(data)
         answer = self.server.answer(data, source, number)
         if answer is not None:
-            self.send(answer.socket, source, answer.data)
+            self.send(answer.socket, answer.destination, answer.data)
 
     def send(self, number: int, destination: Address, data: bytes) -> None:
         at = self.served[number]
@@ -48,16 +48,18 @@ class Serving:
         self.network.send(host, address.port(at), destination, data, 0)
 
 
-class WithResponsePort(Serving):
-    """What a server does that has RESPONSE-PORT."""
+class WithoutResponsePort(Serving):
+    """As most servers are."""
 
     def hear(self, number: int, source: Address, data: bytes) -> None:
         asked = stun.decode(data)
         if asked.response_port is None:
             super().hear(number, source, data)
             return
-        answer = Message(Kind.SUCCESS, asked.transaction, xor_mapped=source)
-        self.send(number, address.with_port(source, asked.response_port), stun.encode(answer))
+        error = Message(
+            Kind.ERROR, asked.transaction, error=Error(420), unknown=(stun.RESPONSE_PORT,)
+        )
+        self.send(number, source, stun.encode(error))
 
 
 class Deaf(Serving):

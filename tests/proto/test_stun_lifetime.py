@@ -16,7 +16,7 @@ from tests.proto.stun_world import (
     Deaf,
     Refusing,
     Serving,
-    WithResponsePort,
+    WithoutResponsePort,
     behind,
 )
 from tests.virtual.network import Link, Nat, Network
@@ -40,7 +40,7 @@ def begin(
 @pytest.mark.parametrize("filtering", ["endpoint", "port"])
 def test_by_response_port(lifetime: float, filtering: str) -> None:
     network = Network()
-    WithResponsePort(network, FIRST)
+    Serving(network, FIRST)
     client = begin(network, Nat(WAN, "endpoint", filtering, timeout=lifetime, stream=500.0))
     began = network.now
     found = client.run(HOUR)
@@ -51,7 +51,7 @@ def test_by_response_port(lifetime: float, filtering: str) -> None:
 
 
 @pytest.mark.parametrize("lifetime", [8.0, 30.0, 119.0, 250.0])
-@pytest.mark.parametrize("serving", [Serving, Deaf])
+@pytest.mark.parametrize("serving", [WithoutResponsePort, Deaf])
 def test_by_the_reflexive_address_where_the_nat_takes_another_port(
     lifetime: float, serving: Type[Serving]
 ) -> None:
@@ -66,7 +66,7 @@ def test_by_the_reflexive_address_where_the_nat_takes_another_port(
 
 def test_where_the_nat_takes_the_same_port_an_ordinary_server_tells_nothing() -> None:
     network = Network()
-    Serving(network, FIRST)
+    WithoutResponsePort(network, FIRST)
     found = begin(network, Nat(WAN, "endpoint", "port", timeout=30.0)).run(HOUR)
     assert (found.kept, found.gone) == (0.0, None)
     assert "RESPONSE-PORT" in found.reason
@@ -74,18 +74,18 @@ def test_where_the_nat_takes_the_same_port_an_ordinary_server_tells_nothing() ->
 
 def test_gone_before_the_shortest_time_and_kept_until_after_the_longest() -> None:
     network = Network()
-    WithResponsePort(network, FIRST)
+    Serving(network, FIRST)
     found = begin(network, Nat(WAN, timeout=3.0)).run(HOUR)
     assert found == Lifetime(Method.RESPONSE_PORT, 0.0, 5.0)
     network = Network()
-    WithResponsePort(network, FIRST)
+    Serving(network, FIRST)
     found = begin(network, Nat(WAN, timeout=500.0)).run(HOUR)
     assert found.gone is None and 298.0 <= found.kept <= 300.0
 
 
 def test_each_binding_has_a_socket_of_its_own_that_says_one_thing() -> None:
     network = Network()
-    WithResponsePort(network, FIRST)
+    Serving(network, FIRST)
     client = begin(network, Nat(WAN, timeout=30.0))
     network.run(1.0)
     assert client.role.sockets == {ASKING_SOCKET, client.opened[-1]}
@@ -109,7 +109,7 @@ def test_a_server_that_answers_only_whom_it_knows() -> None:
 
 def test_what_was_found_before_the_server_went_away_is_kept() -> None:
     network = Network()
-    serving = WithResponsePort(network, FIRST)
+    serving = Serving(network, FIRST)
     client = begin(network, Nat(WAN, timeout=30.0))
     assert network.run(HOUR, lambda: client.role.found.gone is not None)
     before = client.role.found
@@ -124,7 +124,7 @@ def test_what_was_found_before_the_server_went_away_is_kept() -> None:
 @given(
     st.integers(0, 2**32),
     st.sampled_from([8.0, 30.0, 119.0]),
-    st.sampled_from([WithResponsePort, Serving]),
+    st.sampled_from([Serving, WithoutResponsePort]),
 )
 def test_over_bad_links_it_is_found_too_or_said_not_to_be(
     seed: int, lifetime: float, serving: Type[Serving]
@@ -145,7 +145,7 @@ def test_loss_rarely_matters() -> None:
     right = 0
     for seed in range(100):
         network = Network(seed)
-        WithResponsePort(network, FIRST)
+        Serving(network, FIRST)
         link = Link(delay=0.02, jitter=0.1, loss=0.1, duplicate=0.05)
         found = begin(network, Nat(WAN, timeout=30.0, stream=500.0), link).run(HOUR)
         right += found.kept < 30.0 < found.gone + 1.0

@@ -47,7 +47,8 @@ def read(answer: Optional[Answer]) -> Message:
 def test_a_bare_request_gets_the_least_that_there_is(client: Address, length: int) -> None:
     answer = ONE.answer(request(), client)
     assert read(answer) == Message(Kind.SUCCESS, TRANSACTION, xor_mapped=client)
-    assert answer is not None and answer.socket == 0 and len(answer.data) == length
+    assert answer is not None and len(answer.data) == length
+    assert (answer.socket, answer.destination) == (0, client)
 
 
 @pytest.mark.parametrize(
@@ -92,11 +93,28 @@ def test_with_one_address_change_request_is_unknown() -> None:
 
 
 @pytest.mark.parametrize("server", [ONE, FOUR], ids=["one", "four"])
-def test_response_port_and_padding_are_unknown(server: Server) -> None:
-    asked = request(response_port=53, padding=1200)
-    answer = server.answer(asked, CLIENT)
-    assert read(answer).unknown == (stun.RESPONSE_PORT, stun.PADDING)
+def test_padding_is_unknown(server: Server) -> None:
+    answer = server.answer(request(padding=1200), CLIENT)
+    assert read(answer).unknown == (stun.PADDING,)
     assert read(answer).kind is Kind.ERROR and read(answer).xor_mapped is None
+
+
+@pytest.mark.parametrize("server", [ONE, FOUR], ids=["one", "four"])
+def test_another_port_of_the_client_hears_where_the_client_was_seen(server: Server) -> None:
+    answer = server.answer(request(response_port=40001), CLIENT)
+    assert read(answer).xor_mapped == CLIENT
+    assert answer is not None and answer.destination == address.with_port(CLIENT, 40001)
+
+
+def test_another_port_of_the_client_hears_from_another_address() -> None:
+    answer = FOUR.answer(request(response_port=40001, change=Change(True, True)), CLIENT)
+    assert answer is not None and answer.socket == 3
+    assert answer.destination == address.with_port(CLIENT, 40001)
+
+
+def test_a_refusal_goes_to_who_asked() -> None:
+    answer = ONE.answer(request(response_port=40001, padding=0), CLIENT)
+    assert answer is not None and answer.destination == CLIENT
 
 
 def test_what_must_be_understood_is_told_back_and_the_rest_passed_over() -> None:
@@ -150,11 +168,14 @@ def test_only_requests_are_answered(kind: Kind) -> None:
 @pytest.mark.parametrize("port", sorted(ANSWERING_PORTS))
 def test_services_that_answer_anything_are_not_answered(port: int) -> None:
     assert ONE.answer(request(), address.with_port(CLIENT, port)) is None
+    assert ONE.answer(request(response_port=port), CLIENT) is None
 
 
 def test_a_server_does_not_answer_itself() -> None:
     for at in sockets(FIRST, SECOND):
         assert FOUR.answer(request(), at) is None
+        beside = address.with_port(at, 40000)
+        assert FOUR.answer(request(response_port=address.port(at)), beside) is None
 
 
 @given(st.binary(max_size=100) | st.builds(

@@ -7,8 +7,8 @@ With two addresses of two IP addresses and two ports, four sockets serve them:
 
 so that a client may ask for its answer from another port (the lowest bit is changed), from
 another IP (the other bit), or from both. With one socket a client that asks so is told that this
-is not understood, as are RESPONSE-PORT and PADDING always: they would aim an answer, or make it
-long.
+is not understood, as is PADDING always: it would make an answer long. RESPONSE-PORT sends the
+answer to another port of the host that asks, by which that host learns how long its NAT remembers.
 
 Anyone may forge the source of a request, so that its length bounds what may come of it. A bare
 request has 20 octets. The least that RFC 8489 lets a success have is the XOR-MAPPED-ADDRESS: 32
@@ -17,7 +17,7 @@ do not find the second address: 56 octets, 92 of IPv6. Whatever else is usual (M
 SOFTWARE) comes only as far as the answer gets no longer than the request by it, FINGERPRINT only
 if the request has one, and a refusal carries no reason in words. How many answers a network gets
 is for the caller to limit. What is not a sound Binding request gets none at all, nor does one
-from a port whose service answers anything (see `ANSWERING_PORTS`).
+that would be answered to a port whose service answers anything (see `ANSWERING_PORTS`).
 """
 
 from __future__ import annotations
@@ -37,9 +37,10 @@ _OTHER_IP, _OTHER_PORT = 2, 1
 
 
 class Answer(NamedTuple):
-    """What to send to where the request came from, and through which socket."""
+    """What to send, where to, and through which socket."""
 
     socket: int
+    destination: Address
     data: bytes
 
 
@@ -62,17 +63,16 @@ class Server:
 
     def answer(self, request: Bytes, source: Address, socket: int = 0) -> Optional[Answer]:
         """The answer to a datagram from `source` that came to that socket, if it gets one."""
-        if address.port(source) in ANSWERING_PORTS or source in self._served:
-            return None
         try:
             asked = stun.decode(request)
         except Malformed:
             return None
-        if asked.kind is not Kind.REQUEST:
+        if asked.kind is not Kind.REQUEST or not self._may_hear(source):
             return None
         refused = self._not_served(asked)
         if not refused:
-            return self._success(asked, source, socket, len(request))
+            answer = self._success(asked, source, socket, len(request))
+            return answer if self._may_hear(answer.destination) else None
         error = Message(
             Kind.ERROR,
             asked.transaction,
@@ -80,21 +80,24 @@ class Server:
             unknown=refused,
             fingerprint=asked.fingerprint,
         )
-        return Answer(socket, stun.encode(error))
+        return Answer(socket, source, stun.encode(error))
+
+    def _may_hear(self, destination: Address) -> bool:
+        return address.port(destination) not in ANSWERING_PORTS and destination not in self._served
 
     def _not_served(self, asked: Message) -> Tuple[int, ...]:
         """The attributes of the request that it would have to understand, and does not."""
         refused = asked.not_understood
         if asked.change is not None and not self._served:
             refused += (stun.CHANGE_REQUEST,)
-        if asked.response_port is not None:
-            refused += (stun.RESPONSE_PORT,)
         if asked.padding is not None:
             refused += (stun.PADDING,)
         return refused
 
     def _success(self, asked: Message, source: Address, socket: int, longest: int) -> Answer:
-        leaves, origin, other = socket, None, None
+        leaves, origin, other, destination = socket, None, None, source
+        if asked.response_port is not None:
+            destination = address.with_port(source, asked.response_port)
         if self._served:
             if asked.change is not None:
                 leaves ^= _OTHER_IP * asked.change.ip | _OTHER_PORT * asked.change.port
@@ -107,7 +110,7 @@ class Server:
             other_address=other,
             fingerprint=asked.fingerprint,
         )
-        return Answer(leaves, _with_what_fits(least, source, longest))
+        return Answer(leaves, destination, _with_what_fits(least, source, longest))
 
 
 def _with_what_fits(message: Message, source: Address, longest: int) -> bytes:

@@ -62,7 +62,7 @@ class StunService:
         endpoint, local = burst.endpoint, burst.local
         if number is not None and answer.socket != number:
             endpoint, local = self._sockets[answer.socket], b""
-        self._outbox.send(Route(endpoint, burst.source, local), answer.data)
+        self._outbox.send(Route(endpoint, answer.destination, local), answer.data)
         return True
 
 
