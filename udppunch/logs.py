@@ -11,7 +11,7 @@ import time
 from typing import Mapping
 
 from udppunch.errors import under_journal
-from udppunch.notices import TRACE, access_logger
+from udppunch.notices import TRACE, access_logger, state_logger
 
 _LEVELS = {
     "trace": TRACE,
@@ -92,6 +92,7 @@ def set_up(level: str, as_json: bool, environment: Mapping[str, str]) -> None:
     logger = logging.getLogger("udppunch")
     logger.handlers[:] = [handler]
     logger.propagate = False
+    state_logger().setLevel(logging.INFO)
     set_level(level)
 
 

@@ -28,6 +28,15 @@ def access_logger(place: str) -> logging.Logger:
     return logging.getLogger("udppunch.access" + (":" + place.replace(".", "_") if place else ""))
 
 
+def state_logger() -> logging.Logger:
+    """What somebody asks for by a signal goes through this, whatever the log's own level is."""
+    return logging.getLogger("udppunch.state")
+
+
+def say_state(state: str) -> None:
+    event(state_logger(), logging.INFO, "state", state)
+
+
 class Notices:
     """Says each kind of thing once a minute at most, and then how often it was held back."""
 

@@ -14,7 +14,7 @@ from udppunch.contract import Outbox, Role
 from udppunch.errors import missing_library
 from udppunch.net.clock import boot_time
 from udppunch.net.loop import Loop
-from udppunch.notices import event
+from udppunch.notices import event, say_state
 from udppunch.proc.board import Board, Process
 from udppunch.proc.estate import Estate
 from udppunch.proc.kinds import KINDS, SharedRole
@@ -165,7 +165,7 @@ class _Crew:
         self.loop.stop()
 
     def say_state(self) -> None:
-        event(log, logging.INFO, "state", self.status())
+        say_state(self.status())
 
     def configure(self, configs: Sequence[Any]) -> None:
         """The configurations of the roles with registrars, read anew."""

@@ -19,7 +19,7 @@ import time
 from typing import Callable, Optional, Sequence, Tuple
 
 from udppunch.errors import EX_SOFTWARE, CommandError, report
-from udppunch.notices import event
+from udppunch.notices import event, say_state
 from udppunch.proc.board import Board
 from udppunch.proc.signals import (
     ALL,
@@ -169,7 +169,7 @@ class Supervisor:
                 for child in self._children:
                     self._send(child, signal.SIGHUP)
         elif number == signal.SIGUSR1:
-            event(log, logging.INFO, "state", self._status())
+            say_state(self._status())
         elif number == signal.SIGTERM and not self._draining:
             self._asked_to_leave = None
             self._notifier.tell(STOPPING="1", STATUS="draining")
