@@ -38,17 +38,20 @@ MAY: Dict[str, Set[str]] = {
     "lab": GROUND,
     "logs": {"errors", "notices"},
     "usage": set(),
-    "originals": {"errors", "usage"},
+    "words": {"errors", "config"},
+    "originals": {"errors", "usage", "words"},
     "web": set(),
     "proc": GROUND | {"config", "logs", "wire", "proto", "role", "net", "web"},
     "demo": GROUND | {"lab"},
     "probe": GROUND | {"wire", "net"},
     "check": GROUND | {"config", "wire", "proto", "net", "probe"},
     "stats": GROUND | {"config", "probe"},
-    "cli": {"errors", "config", "logs", "usage", "originals", "proc", "demo", "check", "stats"},
-    "__main__": {"cli"},
+    "cli": {
+        "errors", "config", "logs", "usage", "words", "originals", "proc", "demo", "check", "stats",
+    },
+    "__main__": {"cli", "errors"},
     "__init__": set(),
-}
+}  # fmt: skip
 PURE = ("wire", "proto", "role")
 IMPURE = {
     "asyncio", "multiprocessing", "os", "random", "secrets", "select", "selectors", "signal",

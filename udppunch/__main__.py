@@ -8,8 +8,12 @@ def main() -> int:
     """Run the command line; the exit status."""
     # Until a command has its own handlers, Ctrl-C just ends it: also while modules load.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from udppunch import cli
+    try:
+        from udppunch import cli
+    except ImportError as error:
+        from udppunch.errors import report
 
+        return report(error)
     return cli.main()
 
 

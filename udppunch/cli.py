@@ -1,4 +1,4 @@
-"""The command line: reads it with docopt, calls what it asks for, and turns errors to statuses."""
+"""The command line: calls what it asks for, and turns errors to exit statuses."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import os
 import sys
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
-import docopt
-
 from udppunch import __version__, config, logs, originals, usage
 from udppunch.config import Invalid, ProcessConfig
 from udppunch.errors import EX_USAGE, UNKNOWN, UsageError, report
+from udppunch.words import before_dashes, not_given, words_of
 
 log = logging.getLogger(__name__)
 
@@ -51,21 +50,26 @@ def _command(arguments: List[str], environment: Mapping[str, str]) -> int:
         kind = "option" if first.startswith("-") else "command"
         hint = "" if kind == "option" else config.nearest(first, known)
         raise UsageError(f"unknown {kind} {first}{hint or '; see udppunch --help'}")
-    if any(word in ("-h", "--help") for word in _before_dashes(rest)):
+    if any(word in ("-h", "--help") for word in before_dashes(rest)):
         print(usage.COMMANDS[name], end="")
         return 0
     if name == "relay":
         rest = originals.relay_words(rest)
-    if name == "check" and rest and not rest[0].startswith("-") and rest[0] not in usage.CHECKS:
-        raise UsageError(f"unknown check {rest[0]}{config.nearest(rest[0], usage.CHECKS)}")
-    parsed = _parse(name, rest)
-    if parsed is None:
-        print(usage.COMMANDS[name], end="", file=sys.stderr)
-        return UNKNOWN if name == "check" else EX_USAGE
+    if name == "check":
+        _refuse_what_is_no_check(rest)
     try:
-        return _run(name, parsed, environment)
+        return _run(name, _parse(name, rest), environment)
     except Invalid as error:
         raise UsageError(f"{error}; see udppunch {name} --help") from None
+
+
+def _refuse_what_is_no_check(words: Sequence[str]) -> None:
+    if words and not words[0].startswith("-"):
+        if words[0] not in usage.CHECKS:
+            raise UsageError(f"unknown check {words[0]}{config.nearest(words[0], usage.CHECKS)}")
+    elif not any(word.startswith("--f") for word in words) and not usage.CHECKS.keys() & {*words}:
+        known = ", ".join(usage.CHECKS)
+        raise UsageError(f"nothing to check: write one of {known}, or --file FILE")
 
 
 def _run(name: str, parsed: Dict[str, Any], environment: Mapping[str, str]) -> int:
@@ -157,71 +161,17 @@ def _warnings(
             yield f"{kind} file {file} may be read by others: chmod 600"
 
 
-def _parse(name: str, words: List[str]) -> Optional[Dict[str, Any]]:
-    """Settings by name; None when what the command needs is missing. Raises UsageError."""
+def _parse(name: str, words: List[str]) -> Dict[str, Any]:
+    """Settings by name, None for what is not given. Raises UsageError."""
     text = usage.COMMANDS[name]
-    _refuse_unknown_options(name, words)
-    try:
-        found = docopt.docopt(text, [name, *words], help=False)
-    except docopt.DocoptExit as error:
-        complaint = str(error).split("\n")[0].strip()
-        if complaint and not complaint.lower().startswith("usage"):
-            raise UsageError(f"{complaint}; see udppunch {name} --help") from None
-        if _too_many(text, name, words):
-            raise UsageError(f"too many arguments; see udppunch {name} --help") from None
-        return None
+    found = words_of(text, name, words)
     parsed = {}
     for word, value in found.items():
         if word not in (name, "--help"):
             parsed[word.lstrip("-").lower()] = value
     # A default that says in words what happens is for people; the setting has its own.
     settings = {**config.ROLES.get(name, {}), **config.TALKS.get(name, {}), **config.PROCESS}
-    given = [word.split("=")[0] for word in _before_dashes(words) if word.startswith("-")]
-    for option in _options(text):
-        key = option.name.lstrip("-")
-        if key in settings and not any(_is_of(option, word) for word in given):
-            parsed[key] = None
+    for option in not_given(text, words):
+        if option in settings:
+            parsed[option] = None
     return parsed
-
-
-def _is_of(option: Any, word: str) -> bool:
-    """Whether a word of the command line is the option, shortened perhaps."""
-    if word.startswith("--"):
-        return str(option.name).startswith(word)
-    return option.short is not None and option.short[1:] in word
-
-
-def _refuse_unknown_options(name: str, words: Sequence[str]) -> None:
-    options = _options(usage.COMMANDS[name])
-    known = {word: None for option in options for word in (option.short, option.long) if word}
-    for word in _before_dashes(words):
-        bare = word.split("=")[0]
-        if bare[:1] == "-" and bare[1:2] != "-" and bare[:2] in known:
-            continue  # a short one, its value behind it perhaps
-        if len(bare) > 1 and bare.startswith("-") and not any(k.startswith(bare) for k in known):
-            hint = config.nearest(bare, known)
-            raise UsageError(f"unknown option {bare} of udppunch {name}{hint}")
-
-
-def _options(text: str) -> List[Any]:
-    """The options that a usage text describes: each with `name`, `short`, `long`, `value`."""
-    return list(docopt.parse_defaults(text))  # type: ignore[attr-defined]
-
-
-def _too_many(text: str, name: str, words: Sequence[str]) -> bool:
-    """Whether some words less would have been right."""
-    left = list(words)
-    for index in reversed(range(len(words))):
-        if left[index].startswith("-"):
-            continue
-        del left[index]
-        try:
-            docopt.docopt(text, [name, *left], help=False)
-        except docopt.DocoptExit:
-            continue
-        return True
-    return False
-
-
-def _before_dashes(words: Sequence[str]) -> Sequence[str]:
-    return words[: words.index("--")] if "--" in words else words

@@ -9,7 +9,7 @@ import os
 import sys
 import traceback
 from pathlib import PurePath
-from typing import Mapping, Tuple
+from typing import Mapping, Optional, TextIO, Tuple
 
 EX_USAGE = 64
 EX_DATAERR = 65
@@ -73,6 +73,9 @@ def explained(error: BaseException) -> Tuple[str, int]:
         return str(error), error.status
     if isinstance(error, BrokenPipeError):
         return "", 0
+    if isinstance(error, ImportError) and (error.name or "udppunch").split(".")[0] != "udppunch":
+        needed = f"udppunch needs the Python library {error.name}"
+        return f"{needed}: pip install it, or the package of your distribution", EX_UNAVAILABLE
     if isinstance(error, OSError):
         remedy = DESCRIPTORS if error.errno in (errno.EMFILE, errno.ENFILE) else ""
         return f"{error.strerror or error}{remedy}", EX_OSERR
@@ -85,10 +88,21 @@ def explained(error: BaseException) -> Tuple[str, int]:
 
 def complain(text: str) -> None:
     """A line on standard error, as far as there is one; the journal takes it for an error."""
-    if sys.stderr is not None:
-        priority = "<3>" if under_journal(os.environ) else ""
+    priority = "<3>" if under_journal(os.environ) else ""
+    print_as_far_as_possible(f"{priority}udppunch: {text}", sys.stderr)
+
+
+def print_as_far_as_possible(text: str, stream: Optional[TextIO]) -> None:
+    """A line on standard output or standard error. Where that is closed or full, nobody reads it,
+    and the exit status still tells."""
+    if stream is None:  # it was closed before we started
+        return
+    try:
+        print(text, file=stream, flush=True)
+    except OSError:
+        # What is left in its buffer would be tried again at the end, and change the status.
         with contextlib.suppress(OSError):
-            print(f"{priority}udppunch: {text}", file=sys.stderr, flush=True)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def under_journal(environment: Mapping[str, str]) -> bool:

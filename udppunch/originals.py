@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Callable, Dict, List, Mapping, Sequence, Tuple
 
-import docopt
-
 from udppunch import usage
 from udppunch.errors import UsageError
+from udppunch.words import words_of
 
 _RELAY_LEVELS = {"0": "error", "1": "error", "2": "warning", "3": "info", "4": "debug"}
 
@@ -58,12 +57,7 @@ def udpexposer(
     no command if help is wanted. Raises UsageError."""
     if {"-h", "--help"} & set(words):
         return "", [], environment
-    try:
-        given = docopt.docopt(usage.UDPEXPOSER, ["udpexposer", *words], help=False)
-    except docopt.DocoptExit:
-        raise UsageError(
-            "these are not udpexposer's arguments; see udppunch udpexposer -h"
-        ) from None
+    given = words_of(usage.UDPEXPOSER, "udpexposer", words)
     if given["--password"] is not None:
         environment = {**environment, "UDPPUNCH_PASSWORD": given["--password"]}
     listen, helper = given["LISTEN"], given["--server-addr"]

@@ -88,6 +88,12 @@ checks:
     assert len(rendezvous.received) == 3
 
 
+def test_name_that_is_left_empty(file: File) -> None:
+    dead = nobody()
+    ran = file.check(checks({"relay": {"address": dead, "name": None}}))
+    assert line(ran).startswith(f"UDPPUNCH RELAY CRITICAL - {dead}: nothing listens at "), ran
+
+
 def test_command_line_says_what_the_file_leaves_open(file: File, rendezvous: Answering) -> None:
     settings = {"address": rendezvous.where}
     content = checks({"rendezvous": settings}, {"rendezvous": {**settings, "probes": 2}})
@@ -211,7 +217,7 @@ RELAY = "relay: {address: a}"
         ("checks: [{nat: {address: a, lifetime: 9}}]", "(nat): lifetime: '9' is not a switch"),
         ("checks:\n  - relay: {address: [}", ":2: not YAML: "),
         ("checks:\n\t- relay", ":2: not YAML: "),
-        ("checks: [{relay: {address: 2026-02-31}}]", ": a value in it cannot be read"),
+        ("checks: [{relay: {address: a, address: b}}]", ":1: address is given twice"),
         ("checks: " + "[" * 2000, ": a value in it cannot be read"),
         ("\x00", "not YAML"),
     ],
@@ -241,6 +247,19 @@ def test_file_that_cannot_be_read(tmp_path: Path, make: str) -> None:
     assert ran.status == 3 and line(ran, 240).startswith(
         f"UDPPUNCH FILE UNKNOWN - file of checks {path}: "
     )
+
+
+def test_file_called_none(tmp_path: Path) -> None:
+    (tmp_path / "none").write_text("checks: 1")
+    through = ("env", "--chdir", str(tmp_path), f"PYTHONPATH={program.ROOT}")
+    ran = run("--file", "none", through=through)
+    assert ran.status == 3 and "none: checks is not a list of checks" in line(ran, 240)
+
+
+def test_failure_of_our_own_is_unknown(file: File, tmp_path: Path) -> None:
+    (tmp_path / "yaml.py").write_text("raise RuntimeError\n")
+    ran = file.check("checks: 1", environment={"PYTHONPATH": str(tmp_path)})
+    assert ran.status == 3 and " FILE UNKNOWN - internal error (RuntimeError" in line(ran, 240)
 
 
 def test_nothing_runs_of_a_file_that_is_wrong(file: File, rendezvous: Answering) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Dict, List, Mapping, Tuple
 
+from udppunch import address
 from udppunch.config.parse import Invalid, nearest, read_text
 from udppunch.config.process import PROCESS
-from udppunch.config.roles import ALIASES, ROLES, parts, role_config
+from udppunch.config.roles import ALIASES, ROLES, binds, parts, refuse_twice, role_config
 from udppunch.errors import CommandError, ConfigError
 
 
@@ -30,23 +31,24 @@ def load_file(
         raise ConfigError(f"{path}: roles is not a list of roles, see udppunch.yaml(5)")
     numbered = enumerate(entries, 1)
     loaded = [_load_role(path, number, entry, environment) for number, entry in numbered]
+    try:
+        refuse_twice(
+            (address.text(bind) for _, config in loaded for bind in binds(config)),
+            "is to be listened on",
+        )
+    except Invalid as error:
+        raise ConfigError(f"{path}: {error}") from None
     return [part for one in loaded for part in parts(*one)], content
 
 
 def read_yaml(path: str, what: str) -> Any:
     """What a file says. Raises ConfigError or another CommandError, which name the file."""
-    import yaml  # here, for commands that need no file do not wait for it
+    from udppunch.config import document  # here: commands that need no file do not wait for YAML
 
     try:
-        return yaml.safe_load(read_text(path, what))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f":{mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "cannot be read"
-        raise ConfigError(f"{path}{where}: not YAML: {problem}") from None
-    except (ValueError, ArithmeticError, LookupError, TypeError, RecursionError):
-        # What looks like a date, a number or a key but is none, or is nested too deeply.
-        raise ConfigError(f"{path}: a value in it cannot be read: put it in quotes") from None
+        return document.read(read_text(path, what))
+    except Invalid as error:
+        raise ConfigError(f"{path}{error}") from None
 
 
 def _load_role(
@@ -69,10 +71,8 @@ def _load_role(
 
 def holds_key(path: str) -> bool:
     """Whether a configuration file has a key in itself."""
-    import yaml
-
     try:
-        content = yaml.safe_load(read_text(path, "configuration"))
+        content = read_yaml(path, "configuration")
         return any("key" in (s or {}) for entry in content["roles"] for s in entry.values())
-    except (CommandError, yaml.YAMLError, TypeError, ValueError, LookupError, AttributeError):
+    except (CommandError, TypeError, LookupError, AttributeError):
         return False

@@ -10,7 +10,7 @@ import os
 import re
 import socket
 import stat
-from typing import Any, Mapping, Optional, Tuple
+from typing import Any, Callable, Mapping, Optional, Tuple
 
 from udppunch import address
 from udppunch.address import Address
@@ -27,6 +27,7 @@ RELAY_PORT = 6060
 MOST_PROBES = 100
 MOST_WORKERS = 64
 LOG_LEVELS = ("trace", "debug", "info", "warning", "error")
+_ON, _OFF = ("true", "yes", "on"), ("false", "no", "off")
 _UNITS = {"us": 1e-6, "ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _LONGEST_TIME = 365 * 86400.0
 _LONGEST_PAUSE = 0.01
@@ -55,9 +56,9 @@ def parse_optional_time(text: str) -> Optional[float]:
     return None if text.strip() == "none" else parse_time(text)
 
 
-def parse_count(text: str) -> int:
-    if not re.fullmatch(r"\d{1,9}", text.strip()) or int(text) < 1:
-        raise Invalid(f"{text!r} is not a number from 1 to 999999999")
+def parse_count(text: str, most: int = 999999999) -> int:
+    if not re.fullmatch(r"\d{1,9}", text.strip()) or not 1 <= int(text) <= most:
+        raise Invalid(f"{text!r} is not a number from 1 to {most}")
     return int(text)
 
 
@@ -67,10 +68,7 @@ def parse_optional_count(text: str) -> int:
 
 
 def parse_workers(text: str) -> int:
-    count = parse_count(text)
-    if count > MOST_WORKERS:
-        raise Invalid(f"{text!r} is out of range: 1 to {MOST_WORKERS}")
-    return count
+    return parse_count(text, MOST_WORKERS)
 
 
 def parse_pause(text: str) -> float:
@@ -231,17 +229,12 @@ def parse_names(text: str) -> Tuple[Tuple[str, Address], ...]:
 
 
 def parse_tags(text: str) -> int:
-    if not re.fullmatch(r"\d{1,9}", text.strip()) or not 1 <= int(text) < TAGS:
-        raise Invalid(f"{text!r} is not a number from 1 to {TAGS - 1}")
-    return int(text)
+    return parse_count(text, TAGS - 1)
 
 
 def parse_probes(text: str) -> int:
     """How often to ask."""
-    count = parse_count(text)
-    if count > MOST_PROBES:
-        raise Invalid(f"{text!r} is out of range: 1 to {MOST_PROBES}")
-    return count
+    return parse_count(text, MOST_PROBES)
 
 
 def parse_proxy_protocol(text: str) -> bool:
@@ -270,13 +263,15 @@ def parse_bind_any(text: str) -> Address:
 
 
 def read_password_file(path: str) -> bytes:
-    text = read_text(path, "password file")
-    password = text[:-1] if text.endswith("\n") else text
-    if not password:
-        raise Invalid(f"password file {path} is empty")
-    if "\n" in password or password.startswith("\ufeff"):
-        raise Invalid(f"password file {path} has more than one line, or a byte order mark")
-    return password.encode()
+    return _read_secret("password file", path, _parse_password)
+
+
+def _parse_password(text: str) -> bytes:
+    if not text:
+        raise Invalid("the password is empty")
+    if "\n" in text or text.startswith("\ufeff"):
+        raise Invalid("more than one line, or a byte order mark")
+    return text.encode()
 
 
 def parse_metrics(text: str) -> Address:
@@ -312,12 +307,20 @@ def parse_key(text: str) -> bytes:
 
 
 def read_key_file(path: str) -> bytes:
-    text = read_text(path, "key file")
-    return parse_key(text[:-1] if text.endswith("\n") else text)
+    return _read_secret("key file", path, parse_key)
 
 
 def read_secret_file(path: str) -> bytes:
-    return parse_secret(read_text(path, "secret file"))
+    return _read_secret("secret file", path, parse_secret)
+
+
+def _read_secret(what: str, path: str, parse: Callable[[str], bytes]) -> bytes:
+    """What a file has in it, whose last line may end. Raises CommandError, which names the file."""
+    text = read_text(path, what)
+    try:
+        return parse(text[:-1] if text.endswith("\n") else text)
+    except Invalid as error:
+        raise ConfigError(f"{what} {path}: {error}") from None
 
 
 def parse_secret(text: str) -> bytes:
@@ -334,15 +337,16 @@ def parse_level(text: str) -> str:
 
 
 def parse_switch(text: str) -> bool:
-    if text not in ("True", "False"):
+    if text.lower() not in (*_ON, *_OFF):
         raise Invalid(f"{text!r} is not a switch: write true or false")
-    return text == "True"
+    return text.lower() in _ON
 
 
 def nearest(name: str, known: Mapping[str, Any]) -> str:
     """What may have been meant, as the end of an error message."""
-    close = difflib.get_close_matches(name, list(known), 1)
-    return f": did you mean {close[0]}?" if close else f": known are {', '.join(known)}"
+    bare = {each.lstrip("-"): each for each in known}  # or all options would be alike
+    close = difflib.get_close_matches(name.lstrip("-"), list(bare), 1)
+    return f": did you mean {bare[close[0]]}?" if close else f": known are {', '.join(known)}"
 
 
 def is_exposed(path: str, environment: Mapping[str, str]) -> bool:

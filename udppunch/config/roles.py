@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple
 
 from udppunch import address
 from udppunch.address import Address
@@ -31,6 +32,10 @@ class RendezvousConfig:
     holepunch: Tuple[Address, ...] = ()
     chat: Tuple[Address, ...] = ()
     stun: bool = True
+
+    @property
+    def binds(self) -> Tuple[Address, ...]:
+        return (*self.listen, *self.holepunch, *self.chat)
 
 
 @dataclass(frozen=True)
@@ -235,14 +240,26 @@ def role_config(role: str, raw: Mapping[str, Any], environment: Mapping[str, str
         values["key"] = password_key(values.pop("password-file"), environment)
     if role == "helper":
         _judge_places(values)
-    if role == "expose" and values["name"] and not values["key"]:
-        raise Invalid("name needs a password, since only signed keepalives carry one")
-    if role == "expose" and values["bind"] is not None:
-        _fit_bind(values)
+    if role == "expose":
+        _judge_helpers(values)
     if "workers" in values and values["workers"] is None:
         values["workers"] = 0
-    values = {name.replace("-", "_"): value for name, value in values.items()}
-    return _CONFIGS[role](**values)
+    config = _CONFIGS[role](**{name.replace("-", "_"): value for name, value in values.items()})
+    refuse_twice(map(address.text, binds(config)), "is to be listened on")
+    return config
+
+
+def binds(config: Any) -> Tuple[Address, ...]:
+    """Where a role listens, as far as that is configured."""
+    found: Tuple[Address, ...] = getattr(config, "binds", getattr(config, "listen", ()))
+    return found
+
+
+def refuse_twice(places: Iterable[str], what: str) -> None:
+    """Raises Invalid, which names the place."""
+    for place, count in Counter(places).items():
+        if count > 1:
+            raise Invalid(f"{place} {what} twice: once is enough")
 
 
 def parts(role: str, config: Any) -> List[Tuple[str, Any]]:
@@ -268,6 +285,14 @@ def _judge_places(values: Dict[str, Any]) -> None:
     families = [(name, len(bind)) for name, bind in places]
     if len(set(families)) < len(families):
         raise Invalid("a service has two addresses of one family: write :PORT for all there are")
+
+
+def _judge_helpers(values: Dict[str, Any]) -> None:
+    if values["name"] and not values["key"]:
+        raise Invalid("name needs a password, since only signed keepalives carry one")
+    refuse_twice(map(str, values["helper"]), "is given as a helper")
+    if values["bind"] is not None:
+        _fit_bind(values)
 
 
 def _fit_bind(values: Dict[str, Any]) -> None:

@@ -36,7 +36,7 @@ def _parse_one(name: str, setting: Setting, given: Any) -> Any:
         given = setting.default
     if setting.mapping and isinstance(given, dict):
         # A bare number is a port.
-        given = [f"{key}={':' if isinstance(at, int) else ''}{at}" for key, at in given.items()]
+        given = [f"{key}={':' if str(at).isdigit() else ''}{at}" for key, at in given.items()]
     texts = given if isinstance(given, list) else [given]
     if any(isinstance(text, (dict, list)) or text is None for text in texts):
         raise Invalid(f"{name} takes a plain value{' or a list' if setting.plural else ''}")

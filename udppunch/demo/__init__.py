@@ -25,6 +25,7 @@ from udppunch.errors import UsageError
 from udppunch.lab import SITES
 
 # `fw` is IPv6 alone, and the puncher protocol carries IPv4.
+USUAL = "prc"
 CLASSES = tuple(name for name in SITES if name != "fw")
 
 
@@ -34,6 +35,8 @@ def run(parsed: Mapping[str, Any], environment: Mapping[str, str]) -> int:
         if parsed[option] not in CLASSES:
             known = ", ".join(CLASSES)
             raise UsageError(f"--{option}: unknown NAT class {parsed[option]!r}: one of {known}")
+        if parsed["loopback"] and parsed[option] != USUAL:
+            raise UsageError(f"--{option} needs NATs, and --loopback does without them: keep one")
     terminal = Terminal(environment, plain=parsed["no-color"])
     try:
         with Stage(parsed["nat-a"], parsed["nat-b"], loopback=parsed["loopback"]) as stage:

@@ -14,7 +14,6 @@ from typing import List, Sequence
 from udppunch import address
 from udppunch.address import Address
 from udppunch.contract import Endpoint
-from udppunch.errors import EX_CONFIG, CommandError
 from udppunch.net import sockaddr, socketerrors
 from udppunch.notices import event
 
@@ -33,10 +32,6 @@ def bind_groups(
     on a host without IPv6 it serves IPv4 alone.
     """
     every = among or binds
-    for bind in binds:
-        if address.port(bind) and list(every).count(bind) > 1:
-            where = address.text(bind)
-            raise CommandError(f"{label} is to listen on {where} twice: once is enough", EX_CONFIG)
     groups: List[List[socket.socket]] = []
     try:
         for bind in binds:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import select
 import socket
@@ -16,6 +17,7 @@ from udppunch.wire.malformed import Malformed
 # Our servers answer one network no more often, but for a few at once.
 INTERVAL = 0.1
 _LARGEST = 2048
+_MOST_COPIES = 64
 _OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 
 
@@ -74,6 +76,7 @@ def ask_each(at: Address, inquiry: Inquiry, count: int, deadline: float) -> Iter
             began = time.monotonic()
             try:
                 sock = sock or _open(at)
+                _forget_waiting(sock)
                 answer = _ask(sock, at, inquiry, began, min(deadline, began + inquiry.patience))
             except OSError as error:
                 if error.errno in _OURS:
@@ -122,12 +125,21 @@ def _ask(sock: socket.socket, at: Address, inquiry: Inquiry, began: float, until
     sock.send(question.datagram)
     poll = select.poll()
     poll.register(sock, select.POLLIN)
-    while poll.poll(max(0.0, until - time.monotonic()) * 1000):
+    while True:
+        left = until - time.monotonic()
+        if left <= 0.0 or not poll.poll(left * 1000):
+            return Answer(None, trouble=inquiry.silence(address.text(at)))
         try:
             return Answer(question.read(sock.recv(_LARGEST)), time.monotonic() - began)
         except (Malformed, BlockingIOError):
             continue  # no answer to this: it may take us for somebody else
-    return Answer(None, trouble=inquiry.silence(address.text(at)))
+
+
+def _forget_waiting(sock: socket.socket) -> None:
+    """A second copy of an answer is not to be taken for the next one's."""
+    with contextlib.suppress(BlockingIOError):
+        for _ in range(_MOST_COPIES):
+            sock.recv(_LARGEST)
 
 
 def _trouble(at: Address, error: OSError) -> str:

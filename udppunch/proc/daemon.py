@@ -12,9 +12,8 @@ import sys
 from typing import Any, Callable, List, Mapping, Optional, Sequence, Set
 
 from udppunch import logs
-from udppunch.address import Address
 from udppunch.config.process import ProcessConfig
-from udppunch.config.roles import ExposeConfig
+from udppunch.config.roles import ExposeConfig, binds
 from udppunch.errors import DESCRIPTORS, EX_CANTCREAT, EX_OSERR, CommandError
 from udppunch.net import mmsg
 from udppunch.net.packets import packet_pair
@@ -67,7 +66,7 @@ def run(
         _warn_of_open_doors(roles)
         for kept in inheritance.names:
             Notifier(environment).forget(kept)
-        inheritance.keep([bind for _, config in roles for bind in _binds(config)])
+        inheritance.keep([bind for _, config in roles for bind in binds(config)])
         named = [(role, config) for role, config in roles if role in KINDS]
         estates = [
             Estate(role, group, config, _workers(config), inheritance)
@@ -159,12 +158,6 @@ def _group(estate: Estate, label: str, scene: Scene) -> List[Child]:
         run_worker = functools.partial(worker.run_worker, seat, scene)
         children.append(Child(f"{label}worker {index + 1}", Kind.FOLLOWER, group, run_worker))
     return children
-
-
-def _binds(config: Any) -> Sequence[Address]:
-    """Where it listens, as far as that is configured."""
-    binds: Sequence[Address] = getattr(config, "binds", getattr(config, "listen", ()))
-    return binds
 
 
 def _workers(config: Any) -> int:

@@ -122,9 +122,8 @@ class Discovery:
 
     def receive(self, data: bytes, source: Address, socket: int, now: float) -> List[Outgoing]:
         """A datagram came to that socket."""
-        if self._transactions.receive(data, source, socket, now) is not None:
-            self._advance(now)
-        return self._transactions.due(now)
+        self._transactions.receive(data, source, socket, now)
+        return self.expire(now)
 
     def expire(self, now: float) -> List[Outgoing]:
         if self.outcome is None:
