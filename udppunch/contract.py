@@ -30,10 +30,14 @@ class Endpoint:
     the one in force from `Role.opened` on. With `remote` the socket is connected: it hears
     that peer alone, and of ICMP errors. `asked_address` makes `Burst.local` tell to which of
     the host's addresses a datagram was sent, so that the answer can leave from there.
-    An `essential` endpoint that can't be opened ends the process. `owner` is the role's own.
+    An `essential` endpoint that can't be opened ends the process. `handed_over_as` is the name
+    under which the program that takes this one's place gets the socket; without one it is
+    closed. `owner` is the role's own.
     """
 
-    __slots__ = ("label", "bind", "remote", "asked_address", "essential", "local", "owner")
+    __slots__ = (
+        "label", "bind", "remote", "asked_address", "essential", "handed_over_as", "local", "owner",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -43,6 +47,7 @@ class Endpoint:
         remote: Optional[Address] = None,
         asked_address: bool = False,
         essential: bool = False,
+        handed_over_as: str = "",
         owner: Any = None,
     ) -> None:
         self.label = label
@@ -50,6 +55,7 @@ class Endpoint:
         self.remote = remote
         self.asked_address = asked_address
         self.essential = essential
+        self.handed_over_as = handed_over_as
         self.local: Optional[Address] = None
         self.owner = owner
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import selectors
 import socket
-from typing import Any, Callable, List, Optional, Protocol, Tuple
+from typing import Any, Callable, Dict, List, Optional, Protocol, Tuple
 
 from udppunch.address import Address
 from udppunch.contract import Endpoint, Lookup, Role
@@ -125,6 +125,14 @@ class Loop:
         """Where the roles' essential endpoints are."""
         endpoints = [endpoint for endpoint in self._dispatch.sockets if endpoint.essential]
         return [endpoint.local for endpoint in endpoints if endpoint.local is not None]
+
+    def to_hand_over(self) -> Dict[str, socket.socket]:
+        """Copies of those sockets that are to outlive this program, by name."""
+        return {
+            endpoint.handed_over_as: udp_socket.sock.dup()
+            for endpoint, udp_socket in self._dispatch.sockets.items()
+            if endpoint.handed_over_as
+        }
 
     def stop(self) -> None:
         """Ends `run` after this turn. For roles and readers; a sleeping loop is not woken."""

@@ -16,7 +16,7 @@ from udppunch.net.clock import boot_time
 from udppunch.net.loop import Loop
 from udppunch.notices import event, say_state
 from udppunch.proc.board import Board, Process
-from udppunch.proc.estate import Estate
+from udppunch.proc.estate import Estate, Inheritance
 from udppunch.proc.kinds import KINDS, SharedRole
 from udppunch.proc.registrar import RegistrarRole
 from udppunch.proc.scene import BEAT_EACH, Roles, Scene, nothing
@@ -83,6 +83,14 @@ class _Crew:
             role = _ROLES[name](config, outbox, os.urandom)
         self.roles.append((name, role))
         self.loop.add(role, outbox)
+
+    def inherit(self, inheritance: Inheritance) -> None:
+        """Roles without a registrar take over the sockets that outlived theirs."""
+        names = inheritance.outliving()
+        for _, role in self.roles:
+            if isinstance(role, Expose):
+                names = role.inherit(names)
+        inheritance.let_go(names)
 
     def status(self) -> str:
         """A registrar's word is its role's, whose worker knows less."""
@@ -162,6 +170,7 @@ class _Crew:
             estate.write(desk.registrar.estate())
         for role, _ in self.shared:
             role.keep()
+        scene.inheritance.hold(self.loop.to_hand_over())
         self.loop.stop()
 
     def say_state(self) -> None:
@@ -193,6 +202,7 @@ def run_all(roles: Roles, estates: Sequence[Estate], scene: Scene) -> Leaving:
     waiting = iter(estates)  # in the order of their roles
     for name, config in roles:
         crew.add(name, config, next(waiting) if name in KINDS else None)
+    crew.inherit(scene.inheritance)
 
     queue = _heed_signals(crew, estates, scene)
     _tell_service_manager(crew, scene)

@@ -89,7 +89,7 @@ def _take_leave(
 ) -> None:
     """Hand over what there is, if somebody is to come next."""
     if leaving is Leaving.FOR_ANOTHER:
-        if not leave_to_manager(estates, Notifier(environment)):
+        if not leave_to_manager(estates, inheritance, Notifier(environment)):
             log.warning("no service manager keeps the sockets: what comes next begins anew")
     elif leaving is Leaving.TO_RETURN:
         event(log, logging.INFO, "replaced", "begun anew, with all that is open")
@@ -130,6 +130,7 @@ def _open_access_logs(roles: Roles, process: ProcessConfig) -> None:
 
 
 def _supervise(roles: Roles, estates: Sequence[Estate], scene: Scene) -> Leaving:
+    scene.inheritance.let_go(scene.inheritance.outliving())
     children: List[Child] = []
     drain = 0.0
     others = [(role, config) for role, config in roles if role not in KINDS]

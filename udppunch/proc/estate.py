@@ -2,7 +2,8 @@
 
 These are open files: the sockets of a role that workers share, with what the kernel queues in
 them meanwhile; the memory that its workers share; and a file without a name in which its
-registrar writes down what it knows. They come by as files do from a service manager
+registrar writes down what it knows. Other roles have sockets that outlive them, whose names say
+what they are for. They come by as files do from a service manager
 (sd_listen_fds(3)), whether this program was started anew or has replaced itself. Sockets that
 were opened by a service manager are taken the same way, for any role, by their address.
 """
@@ -16,7 +17,7 @@ import logging
 import os
 import socket
 import stat
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
 
 from udppunch import address
 from udppunch.address import Address
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 
 _FORMAT = 1
 _MEMORY, _WILL, _SOCKET = "memory", "will", "socket"
+_OUTLIVING = "outliving-"
 _VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 
@@ -38,6 +40,7 @@ class Inheritance:
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._sockets: Dict[Address, List[socket.socket]] = {}
+        self._outliving: Dict[str, socket.socket] = {}
         self._files: Dict[str, int] = {}
         described = _described(environment)
         self.names = {name for name, _ in described if name}
@@ -57,7 +60,7 @@ class Inheritance:
                 os.close(number)
             else:
                 seen.add(status.st_ino)
-                self._note_socket(socket.socket(fileno=number))
+                self._note_socket(name, socket.socket(fileno=number))
 
     def sockets(self, bind: Address) -> List[socket.socket]:
         """Those at that address, to be the caller's."""
@@ -82,6 +85,28 @@ class Inheritance:
         """To be the caller's."""
         return self._files.pop(name, None)
 
+    def outliving(self) -> List[str]:
+        """The names of the sockets that outlived their roles."""
+        return list(self._outliving)
+
+    def take(self, name: str, remote: Optional[Address]) -> Optional[socket.socket]:
+        """The socket that outlived its role under that name, if it leads to where it is to."""
+        sock = self._outliving.pop(name, None)
+        if sock is not None and _remote(sock) != remote:
+            sock.close()
+            return None
+        return sock
+
+    def hold(self, sockets: Mapping[str, socket.socket]) -> None:
+        """Sockets that are to outlive their roles, in place of those that nobody took."""
+        self.let_go(self.outliving())
+        self._outliving.update(sockets)
+
+    def let_go(self, names: Iterable[str]) -> None:
+        """Nobody is going to take these."""
+        for name in names:
+            self._outliving.pop(name).close()
+
     def keep(self, binds: Sequence[Address]) -> None:
         """Let go of the sockets that are at none of these."""
         for bind in [bind for bind in self._sockets if bind not in _with_ipv4(binds)]:
@@ -95,12 +120,19 @@ class Inheritance:
         kept = [sock for sockets in self._sockets.values() for sock in sockets]
         return {f"lent-{_SOCKET}-{at:03}": sock.fileno() for at, sock in enumerate(kept)}
 
-    def _note_socket(self, sock: socket.socket) -> None:
+    def files_outliving(self) -> Dict[str, int]:
+        """The sockets that outlive their roles, by name."""
+        return {f"{_OUTLIVING}{name}": sock.fileno() for name, sock in self._outliving.items()}
+
+    def _note_socket(self, name: str, sock: socket.socket) -> None:
         if sock.type != socket.SOCK_DGRAM or sock.family not in (socket.AF_INET, socket.AF_INET6):
             log.warning("a socket was handed over that is not of UDP: closed")
             sock.close()
             return
         sock.setblocking(False)
+        if name.startswith(_OUTLIVING):
+            self._outliving[name[len(_OUTLIVING) :]] = sock
+            return
         where = sockaddr.from_tuple(sock.getsockname())
         self._sockets.setdefault(where, []).append(sock)
 
@@ -184,9 +216,12 @@ class Estate:
             return None
 
 
-def leave_to_manager(estates: Sequence[Estate], notifier: Notifier) -> bool:
+def leave_to_manager(
+    estates: Sequence[Estate], inheritance: Inheritance, notifier: Notifier
+) -> bool:
     """Have the service manager keep it for the next process; whether it does."""
     files = [one for estate in estates for one in estate.files().items()]
+    files += inheritance.files_outliving().items()
     return all(notifier.store(name, number) for name, number in files) and notifier.wait()
 
 
@@ -195,7 +230,7 @@ def replace_self(
 ) -> None:
     """Become the program that is installed now. Raises OSError if that can't be; else it does
     not return."""
-    files = dict(inheritance.files())
+    files = {**inheritance.files(), **inheritance.files_outliving()}
     for estate in estates:
         files.update(estate.files())
     # Out of the way first: one of them may be where another one is to be.
@@ -210,6 +245,13 @@ def replace_self(
         "LISTEN_FDNAMES": ":".join(files),
     }
     os.execve(command[0], list(command), environment)
+
+
+def _remote(sock: socket.socket) -> Optional[Address]:
+    try:
+        return sockaddr.from_tuple(sock.getpeername())
+    except OSError:
+        return None
 
 
 def _ipv4_of(bind: Address) -> Address:

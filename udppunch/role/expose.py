@@ -2,13 +2,16 @@
 
 It keeps itself known to each helper, and gives each connectee that a helper tells it of, by a
 tag, a socket of its own towards the service. It speaks with udpexposer's helper as with ours.
+All these sockets are handed over to an exposer of the same service and helper that takes this
+one's place: neither the helper nor the service notices. Their names say which they are.
 """
 
 from __future__ import annotations
 
 import logging
+import zlib
 from collections import Counter
-from typing import Callable, Dict, List, Optional, Sequence
+from typing import Callable, Dict, Iterable, List, Optional, Sequence
 
 from udppunch import address
 from udppunch.address import Address
@@ -26,14 +29,17 @@ log = logging.getLogger(__name__)
 
 _SWEEP = 1.0
 _MOST_WAITING = 32  # datagrams of a tag whose socket is not open yet
+_TO_HELPER = "helper"
 
 
 class _Helper:
     """A helper, the endpoint that talks to it, and the connectees it has told of."""
 
-    def __init__(self, lookup: Lookup, outbox: Outbox, keepalives: Keepalives) -> None:
+    def __init__(self, lookup: Lookup, outbox: Outbox, keepalives: Keepalives, prefix: str) -> None:
         self.destination = Destination(lookup, outbox)
         self.keepalives = keepalives
+        self.prefix = prefix  # of the names of its sockets, and its connectees'
+        self.inherited: List[int] = []  # tags whose sockets were handed over
         self.endpoint: Optional[Endpoint] = None
         self.route: Optional[Route] = None
         self.connectees: Dict[int, _Connectee] = {}  # by the tag as `Batch.words` has it
@@ -76,10 +82,27 @@ class Expose:
         self._notices = Notices(log)
         self._service = Destination(config.local, outbox)
         self._helpers = [
-            _Helper(lookup, outbox, Keepalives(config.keepalive, config.key, config.name))
+            _Helper(
+                lookup,
+                outbox,
+                Keepalives(config.keepalive, config.key, config.name),
+                _prefix(config, lookup),
+            )
             for lookup in config.helper
         ]
         self._next_sweep = 0.0
+
+    def inherit(self, names: Iterable[str]) -> List[str]:
+        """Take over those sockets of a former exposer that are this one's; the other names."""
+        left = []
+        for name in names:
+            helper = next((one for one in self._helpers if name.startswith(one.prefix)), None)
+            what = name[len(helper.prefix) :] if helper is not None else ""
+            if helper is not None and what.isdigit():
+                helper.inherited.append(int(what))
+            elif what != _TO_HELPER:
+                left.append(name)
+        return left
 
     def start(self, now: float) -> None:
         self._service.look_up(now)
@@ -94,6 +117,8 @@ class Expose:
             before = self._service.address
             if self._service.resolved(found, reason, now) and before is not None:
                 self._forget_all()  # their sockets lead to where it was
+            for helper in self._helpers:
+                self._restore(helper, now)
             return
         helper = next(one for one in self._helpers if one.destination.lookup is lookup)
         if not found and helper.destination.address is None and len(self._helpers) == 1:
@@ -213,7 +238,8 @@ class Expose:
         bind = self._config.bind or address.any_of(peer)
         if address.is_wildcard(bind):  # of whatever family it was meant
             bind = address.with_port(address.any_of(peer), address.port(bind))
-        helper.endpoint = Endpoint("helper", bind, owner=helper)
+        name = helper.prefix + _TO_HELPER
+        helper.endpoint = Endpoint("helper", bind, handed_over_as=name, owner=helper)
         helper.route = Route(helper.endpoint, peer)
         helper.keepalives.lost()
         self._outbox.open(helper.endpoint)
@@ -292,14 +318,30 @@ class Expose:
         if len(helper.connectees) >= self._config.max_clients and not self._make_room(helper, now):
             self.counters["dropped: no room for a connectee"] += 1
             return None
-        endpoint = Endpoint("connectee", address.any_of(service), remote=service)
+        self.counters["connectees"] += 1
+        return self._admit(helper, tag, service, now)
+
+    def _admit(self, helper: _Helper, tag: int, service: Address, now: float) -> _Connectee:
+        endpoint = Endpoint(
+            "connectee",
+            address.any_of(service),
+            remote=service,
+            handed_over_as=f"{helper.prefix}{tag}",
+        )
         connectee = _Connectee(helper, _head(tag), endpoint, now)
         endpoint.owner = connectee
         helper.connectees[tag] = connectee
         helper.eviction.add(connectee, now)
-        self.counters["connectees"] += 1
         self._outbox.open(endpoint)
         return connectee
+
+    def _restore(self, helper: _Helper, now: float) -> None:
+        """Those that a former exposer had a socket for, which leads to the service as before."""
+        service = self._service.address
+        if service is not None:
+            for tag in helper.inherited[: self._config.max_clients]:
+                self._admit(helper, tag, service, now).answered = True
+            helper.inherited.clear()
 
     def _make_room(self, helper: _Helper, now: float) -> bool:
         evicted = helper.eviction.choose(now)
@@ -336,6 +378,12 @@ class Expose:
                     break
                 self.counters["connectees idle"] += 1
                 self._forget(idle)
+
+
+def _prefix(config: ExposeConfig, helper: Lookup) -> str:
+    """Of the names of sockets that only an exposer of the same places can take over."""
+    places = f"{config.local} {helper} {config.name} {config.bind!r}"
+    return f"expose-{zlib.crc32(places.encode()):08x}-"
 
 
 def _head(tag: int) -> bytes:
