@@ -27,8 +27,10 @@ from tests.faults.relay_traffic import PATIENCE, RelayProgram, carries, join, ne
 from tests.faults.upgrading import FLOWS, ExposeLoad, assert_short, of_any_size, upgrade
 from tests.lab.whole_program import eventually
 from tests.program import Program, SocketAddress, text
+from tests.standin.application import Echo, NumberedClient
 from tests.standin.expose import TAG, Connectee, Endpoint
 from tests.standin.relay import Peer
+from tests.standin.service_manager import ServiceManager
 
 STUN_REQUEST = bytes.fromhex("000100002112a442") + b"udppunchtest"
 A, B = (f"127.0.0.1:{program.free_port()}" for _ in range(2))
@@ -240,3 +242,62 @@ def test_an_exposer(password: Optional[str]) -> None:
         counted = helper.counters()
         assert counted["connectees new"] == FLOWS and not counted.get("connectees gone")
         exposer.assert_alive_and_sane()
+
+
+@pytest.mark.parametrize("of", ["a service manager", "the program"])
+def test_a_server_keeps_its_place(of: str, tmp_path: Path) -> None:
+    """The rendezvous knows it by its socket, and it need not wait for its key."""
+    with contextlib.ExitStack() as stack:
+        manager = stack.enter_context(ServiceManager(tmp_path))
+        rendezvous = stack.enter_context(program.rendezvous())
+        service = stack.enter_context(Echo())
+        meeting = rendezvous.address
+
+        def start() -> Program:
+            return program.serve(service.address, meeting, popen=manager.popen)
+
+        server = stack.enter_context(start())
+        before = server.wait_event("registered")["local"]
+        client = stack.enter_context(program.connect(meeting))
+        application = stack.enter_context(NumberedClient(client.address))
+        application.send()
+        assert application.wait_echoed(PATIENCE)
+        if of == "the program":
+            upgrade_one(server, "registered")
+            found = server.wait_event("registered", count=2)
+        else:
+            server.process.send_signal(signal.SIGQUIT)
+            assert server.process.wait(PATIENCE) == 0
+            server = stack.enter_context(start())
+            found = server.wait_event("registered")
+        assert found["local"] == before and not server.count("key-taken"), server
+        answered = len(application.received)
+
+        def is_answered() -> bool:
+            application.send()
+            return application.wait_received(answered + 1, 0.1)
+
+        assert eventually(is_answered, PATIENCE), client
+        server.assert_alive_and_sane()
+
+
+def upgrade_one(daemon: Program, until: str) -> None:
+    count = daemon.count(until) + 1
+    daemon.process.send_signal(signal.SIGUSR2)
+    daemon.wait_event("replaced")
+    daemon.wait_event(until, count=count)
+
+
+@pytest.mark.parametrize("role", ["connect", "rendezvous"])
+def test_what_listens_never_ceases_to(role: str) -> None:
+    """Whoever says something meanwhile is not told that nobody is there."""
+    meeting = ("127.0.0.1", program.free_port())
+    made = program.connect(meeting) if role == "connect" else program.rendezvous(meeting)
+    with made as daemon, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.connect(daemon.address)
+        sock.settimeout(0.0)
+        daemon.process.send_signal(signal.SIGUSR2)
+        while daemon.count("listening") < 2:
+            sock.send(b"anything")  # raises what an ICMP error has told
+            time.sleep(0.001)
+        daemon.assert_alive_and_sane()

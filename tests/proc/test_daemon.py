@@ -204,9 +204,8 @@ def test_a_bad_secret_file(secret: bytes, tmp_path: Path) -> None:
     file.write_bytes(secret)
     file.chmod(0o600)
     words = relay_words(2, "127.0.0.1:6060")
-    status = 78 if b"\xff" in secret else 64
-    line = complaint(*words, "--secret-file", str(file), status=status, environment={})
-    assert "secret" in line
+    line = complaint(*words, "--secret-file", str(file), status=78, environment={})
+    assert f"secret file {file}: " in line
     assert not any(part in line.lower() for part in ("hush", "ahvz", "base64!"))
 
 

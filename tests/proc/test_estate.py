@@ -243,7 +243,8 @@ def test_a_manager_is_given_all_of_several_roles(tmp_path: Path) -> None:
         for estate in estates:
             stack.callback(close, estate)
         manager = stack.enter_context(ServiceManager(tmp_path))
-        assert leave_to_manager(estates, Notifier({"NOTIFY_SOCKET": manager.path}))
+        notifier = Notifier({"NOTIFY_SOCKET": manager.path})
+        assert leave_to_manager(estates, Inheritance({}), notifier)
         names = [name for name, _ in manager.stored]
         assert len(set(names)) == len(names) == 6 + 2 + 2 * 2
         kept = {os.fstat(number).st_ino for _, number in manager.stored}
@@ -253,7 +254,7 @@ def test_a_manager_is_given_all_of_several_roles(tmp_path: Path) -> None:
 
 def test_nobody_is_given_anything_without_a_manager() -> None:
     estates = estates_of(json.dumps([("relay", 1, {"listen": places()})]), Inheritance({}))
-    assert not leave_to_manager(estates, Notifier({}))
+    assert not leave_to_manager(estates, Inheritance({}), Notifier({}))
     close(estates[0])
 
 

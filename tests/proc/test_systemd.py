@@ -179,7 +179,7 @@ def test_what_is_to_be_kept_is_told_before_the_end(
         inodes = {os.fstat(number).st_ino for _, number in manager.stored}
         assert len(inodes) == len(manager.stored)
         kept = [number for _, number in manager.stored if _is_udp(number)]
-        assert len(kept) == (workers if role == "relay" else 0)
+        assert len(kept) == workers
         assert all(":" not in name and name.isprintable() for name, _ in manager.stored)
         assert not running.output
 

@@ -40,6 +40,14 @@ def test_a_taken_key_gives_way_once_its_server_is_silent() -> None:
     assert register(table, 2, 3.0 + registry.GIVES_WAY, OTHER) is Registered.YES
 
 
+def test_a_server_that_was_started_anew_with_its_socket_need_not_wait() -> None:
+    table = Registry(10)
+    for now, mark in enumerate((MARK, OTHER, b"", MARK)):
+        assert register(table, 1, float(now), mark) is Registered.YES
+    found = table.introduce(b"key", MARK, route(9), at(9), 4.0)
+    assert found is not None and found.server.mark == MARK
+
+
 def test_the_same_server_registers_again_freely_from_wherever_it_is_now() -> None:
     table = Registry(10)
     for now, number in enumerate((1, 1, 2, 1)):

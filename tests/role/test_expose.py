@@ -48,17 +48,20 @@ class Site:
         config: ExposeConfig = CONFIG,
         *,
         batch: bool = False,
+        slow: bool = False,
         names: Optional[Dict[str, List[str]]] = None,
+        inherited: Sequence[str] = (),
     ) -> None:
         self.now = 1000.0
         self.batch = batch
         self.full = False
-        self.slow = False  # sockets are not opened yet
+        self.slow = slow  # sockets are not opened yet
         self.names = names or {}
         self.loop = MemoryLoop()
         self.role = self.loop.role = Expose(config, self.loop.outbox, lambda count: bytes(count))
         self.endpoints: List[Endpoint] = []  # all that were ever opened
         self.resolved: List[str] = []
+        self.not_inherited = self.role.inherit(inherited)
         self.call(self.role.start, self.now)
 
     def call(self, method: Any, *arguments: Any) -> None:
@@ -564,3 +567,78 @@ def test_no_log_line_has_a_password_or_payload(caplog: pytest.LogCaptureFixture)
     for secret in ("hunter2", KEY.hex(), repr(KEY), "eyj"):
         assert secret.lower() not in lines
     assert repr(KEY) not in repr(SIGNED_CONFIG)
+
+
+# --- sockets that outlive it ------------------------------------------------------------
+
+
+def one(source: Address, data: bytes) -> Arrived:
+    return Arrived(source, data, len(data))
+
+
+def handed_over(site: Site) -> List[str]:
+    return [e.handed_over_as for e in site.endpoints if site.loop.is_open(e)]
+
+
+def site_of_two(config: ExposeConfig = CONFIG) -> Site:
+    site = Site(config)
+    for tag in (5, 60000):
+        site.deliver(site.helper, one(HELPER, tagged(tag, b"hello")))
+    return site
+
+
+def test_all_its_sockets_have_names_of_their_own() -> None:
+    helpers = (*CONFIG.helper, Lookup("203.0.113.11", 6000))
+    names = handed_over(site_of_two(replace(CONFIG, helper=helpers)))
+    assert len(names) == len(set(names)) == 4 and "" not in names
+    assert all(name.replace("-", "").isalnum() for name in names)
+
+
+def test_connectees_go_on_by_the_sockets_they_had() -> None:
+    names = handed_over(site_of_two())
+    site = Site(inherited=names)
+    assert site.not_inherited == [] and sorted(handed_over(site)) == sorted(names)
+    by_name = {endpoint.handed_over_as: endpoint for endpoint in site.endpoints}
+    former = {e.handed_over_as: tag for e, tag in zip(site_of_two().endpoints[1:], (5, 60000))}
+    for name, tag in former.items():
+        sent = site.deliver(site.helper, one(HELPER, tagged(tag, b"to")))
+        assert sent == [(by_name[name], b"to")]
+        sent = site.deliver(by_name[name], one(SERVICE, b"fro"))
+        assert sent == [(site.helper, tagged(tag, b"fro"))]
+    assert site.role.counters["connectees"] == 0 and site.role.gauges() == {"connectees": 2}
+
+
+def test_no_more_connectees_go_on_than_there_may_be() -> None:
+    site = Site(replace(CONFIG, max_clients=1), inherited=handed_over(site_of_two()))
+    assert site.role.gauges() == {"connectees": 1}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(CONFIG, local=Lookup("127.0.0.1", 7001)),
+        replace(CONFIG, helper=(Lookup("203.0.113.11", 6000),)),
+        replace(CONFIG, name="web"),
+        replace(CONFIG, bind=address.pack("127.0.0.1", 0)),
+    ],
+    ids=["service", "helper", "name", "bind"],
+)
+def test_an_exposer_of_other_places_takes_none_of_them(other: ExposeConfig) -> None:
+    names = handed_over(site_of_two())
+    site = Site(other, inherited=names)
+    assert site.not_inherited == names and not set(handed_over(site)) & set(names)
+
+
+def test_sockets_of_others_are_left_to_them() -> None:
+    names = ["serve-0a1b2c3d", "expose-", "expose-00000000-5"]
+    assert Site(inherited=names).not_inherited == names
+
+
+def test_the_first_keepalive_waits_for_its_socket_and_no_longer() -> None:
+    site = Site(slow=True)
+    for _ in range(3):
+        site.call(site.role.expire, site.now)
+        assert site.sent() == []
+        site.now += 0.01
+    site.open_now()
+    assert site.sent() == [(HELPER, b"")]

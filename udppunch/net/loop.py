@@ -12,6 +12,7 @@ import selectors
 import socket
 from typing import Any, Callable, Dict, List, Optional, Protocol, Tuple
 
+from udppunch import address
 from udppunch.address import Address
 from udppunch.contract import Endpoint, Lookup, Role
 from udppunch.net import clock as clocks
@@ -126,12 +127,12 @@ class Loop:
         endpoints = [endpoint for endpoint in self._dispatch.sockets if endpoint.essential]
         return [endpoint.local for endpoint in endpoints if endpoint.local is not None]
 
-    def to_hand_over(self) -> Dict[str, socket.socket]:
-        """Copies of those sockets that are to outlive this program, by name."""
+    def to_hand_over(self) -> Dict[Endpoint, socket.socket]:
+        """Copies of those sockets that outlive this program: what listens, and what has a name."""
         return {
-            endpoint.handed_over_as: udp_socket.sock.dup()
+            endpoint: udp_socket.sock.dup()
             for endpoint, udp_socket in self._dispatch.sockets.items()
-            if endpoint.handed_over_as
+            if endpoint.handed_over_as or (endpoint.essential and address.port(endpoint.bind))
         }
 
     def stop(self) -> None:

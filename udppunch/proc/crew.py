@@ -88,7 +88,7 @@ class _Crew:
         """Roles without a registrar take over the sockets that outlived theirs."""
         names = inheritance.outliving()
         for _, role in self.roles:
-            if isinstance(role, Expose):
+            if isinstance(role, (Expose, Serve)):
                 names = role.inherit(names)
         inheritance.let_go(names)
 

@@ -21,8 +21,10 @@ from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Set, 
 
 from udppunch import address
 from udppunch.address import Address
+from udppunch.contract import Endpoint
 from udppunch.net import reuseport, sockaddr
 from udppunch.net.area import Area
+from udppunch.proc.kinds import KINDS
 from udppunch.proc.systemd import FIRST_DESCRIPTOR, Notifier
 from udppunch.wire import registrar as wire
 from udppunch.wire.malformed import Malformed
@@ -97,10 +99,16 @@ class Inheritance:
             return None
         return sock
 
-    def hold(self, sockets: Mapping[str, socket.socket]) -> None:
-        """Sockets that are to outlive their roles, in place of those that nobody took."""
+    def hold(self, sockets: Mapping[Endpoint, socket.socket]) -> None:
+        """Those that are to outlive their roles, in place of those that nobody took."""
         self.let_go(self.outliving())
-        self._outliving.update(sockets)
+        for endpoint, sock in sockets.items():
+            if endpoint.handed_over_as:
+                self._outliving[endpoint.handed_over_as] = sock
+            elif endpoint.label not in KINDS and endpoint.bind not in self._sockets:
+                self._sockets[endpoint.bind] = [sock]
+            else:
+                sock.close()  # it is handed over already
 
     def let_go(self, names: Iterable[str]) -> None:
         """Nobody is going to take these."""
@@ -118,11 +126,10 @@ class Inheritance:
     def files(self) -> Dict[str, int]:
         """The sockets that are kept, by name."""
         kept = [sock for sockets in self._sockets.values() for sock in sockets]
-        return {f"lent-{_SOCKET}-{at:03}": sock.fileno() for at, sock in enumerate(kept)}
-
-    def files_outliving(self) -> Dict[str, int]:
-        """The sockets that outlive their roles, by name."""
-        return {f"{_OUTLIVING}{name}": sock.fileno() for name, sock in self._outliving.items()}
+        return {
+            **{f"lent-{_SOCKET}-{at:03}": sock.fileno() for at, sock in enumerate(kept)},
+            **{f"{_OUTLIVING}{name}": sock.fileno() for name, sock in self._outliving.items()},
+        }
 
     def _note_socket(self, name: str, sock: socket.socket) -> None:
         if sock.type != socket.SOCK_DGRAM or sock.family not in (socket.AF_INET, socket.AF_INET6):
@@ -221,7 +228,7 @@ def leave_to_manager(
 ) -> bool:
     """Have the service manager keep it for the next process; whether it does."""
     files = [one for estate in estates for one in estate.files().items()]
-    files += inheritance.files_outliving().items()
+    files += inheritance.files().items()
     return all(notifier.store(name, number) for name, number in files) and notifier.wait()
 
 
@@ -230,7 +237,7 @@ def replace_self(
 ) -> None:
     """Become the program that is installed now. Raises OSError if that can't be; else it does
     not return."""
-    files = {**inheritance.files(), **inheritance.files_outliving()}
+    files = inheritance.files()
     for estate in estates:
         files.update(estate.files())
     # Out of the way first: one of them may be where another one is to be.

@@ -9,14 +9,23 @@ one's place: neither the helper nor the service notices. Their names say which t
 from __future__ import annotations
 
 import logging
-import zlib
 from collections import Counter
 from typing import Callable, Dict, Iterable, List, Optional, Sequence
 
 from udppunch import address
 from udppunch.address import Address
 from udppunch.config.roles import ExposeConfig
-from udppunch.contract import Batch, Burst, Endpoint, Lookup, Outbox, Piece, Route, word
+from udppunch.contract import (
+    Batch,
+    Burst,
+    Endpoint,
+    Lookup,
+    Outbox,
+    Piece,
+    Route,
+    hand_over_name,
+    word,
+)
 from udppunch.errors import EX_NOHOST, CommandError
 from udppunch.notices import TRACE, Notices, event
 from udppunch.proto.destination import Destination
@@ -86,7 +95,7 @@ class Expose:
                 lookup,
                 outbox,
                 Keepalives(config.keepalive, config.key, config.name),
-                _prefix(config, lookup),
+                hand_over_name("expose", config.local, lookup, config.name, config.bind) + "-",
             )
             for lookup in config.helper
         ]
@@ -136,6 +145,8 @@ class Expose:
             connectee.waiting.clear()
             return
         helper: _Helper = endpoint.owner
+        helper.route = Route(endpoint, helper.destination.address)
+        helper.keepalives.lost()
         self._keep_alive(helper, now)
 
     def failed(self, endpoint: Endpoint, reason: str, now: float) -> None:
@@ -201,7 +212,7 @@ class Expose:
         for helper in self._helpers:
             if helper.destination.address is None:
                 helper.destination.look_up(now)
-            elif helper.route is None:
+            elif helper.endpoint is None:
                 self._meet(helper)
             if now >= helper.keepalives.deadline():
                 self._keep_alive(helper, now)
@@ -240,8 +251,7 @@ class Expose:
             bind = address.with_port(address.any_of(peer), address.port(bind))
         name = helper.prefix + _TO_HELPER
         helper.endpoint = Endpoint("helper", bind, handed_over_as=name, owner=helper)
-        helper.route = Route(helper.endpoint, peer)
-        helper.keepalives.lost()
+        helper.route = None  # until it is open
         self._outbox.open(helper.endpoint)
 
     def _keep_alive(self, helper: _Helper, now: float) -> None:
@@ -378,12 +388,6 @@ class Expose:
                     break
                 self.counters["connectees idle"] += 1
                 self._forget(idle)
-
-
-def _prefix(config: ExposeConfig, helper: Lookup) -> str:
-    """Of the names of sockets that only an exposer of the same places can take over."""
-    places = f"{config.local} {helper} {config.name} {config.bind!r}"
-    return f"expose-{zlib.crc32(places.encode()):08x}-"
 
 
 def _head(tag: int) -> bytes:

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from typing import Callable, Dict, Optional, Sequence
+from typing import Callable, Dict, Iterable, List, Optional, Sequence
 
 from udppunch import address
 from udppunch.address import Address
 from udppunch.config.roles import ServeConfig
-from udppunch.contract import Burst, Endpoint, Lookup, Outbox, Route
+from udppunch.contract import Burst, Endpoint, Lookup, Outbox, Route, hand_over_name
 from udppunch.errors import EX_NOHOST, CommandError
 from udppunch.notices import TRACE, Notices, event
 from udppunch.proto.destination import Destination
@@ -40,9 +40,11 @@ class Serve:
         self._outbox = outbox
         self._mark = marks.new(random(marks.RANDOM))
         self._forward = Destination(config.forward, outbox)
+        self._socket_name = hand_over_name("serve", config.forward, config.rendezvous, config.bind)
         self._presence = Presence(
-            config.rendezvous, config.key, self._mark, config.bind, outbox, self.counters
-        )
+            config.rendezvous, config.key, self._mark, config.bind, outbox, self.counters,
+            self._socket_name,
+        )  # fmt: skip
         self._tools = Tools(
             outbox, random, TokenBucket(CHECK_RATE, CHECK_BURST), self.counters,
             config.keepalive, config.idle,
@@ -50,6 +52,11 @@ class Serve:
         self._clients = Clients()
         self._timers: Timers[ServerPath] = Timers()
         self._notices = Notices(log)
+
+    def inherit(self, names: Iterable[str]) -> List[str]:
+        """Take over the registered socket of a former server, which the rendezvous knows; the
+        other names."""
+        return [name for name in names if name != self._socket_name]
 
     def start(self, now: float) -> None:
         self._presence.start(now)

@@ -42,9 +42,12 @@ class Presence:
         bind: Optional[Address],
         outbox: Outbox,
         counters: "Counter[str]",
+        handed_over_as: str = "",
     ) -> None:
         self.rendezvous = Destination(rendezvous, outbox)
-        self.endpoint = Endpoint("serve", bind or ANY_IPV4, essential=True)
+        self.endpoint = Endpoint(
+            "serve", bind or ANY_IPV4, essential=True, handed_over_as=handed_over_as
+        )
         self.mapping = Mapping()
         self._mark = mark
         self._former: List[Endpoint] = []
@@ -72,6 +75,7 @@ class Presence:
         """No fresh socket was to be had: the former serves on."""
         if endpoint is self.endpoint and self._former:
             self.endpoint = self._former.pop()
+            self.endpoint.handed_over_as = endpoint.handed_over_as
 
     def resolved(self, found: Sequence[Address], reason: str, now: float) -> None:
         if self.rendezvous.resolved(found, reason, now) and self._registering:
@@ -137,8 +141,10 @@ class Presence:
             return
         self._renewal_wanted = False
         self._renewed_at = now
-        self._former.append(self.endpoint)
-        self.endpoint = Endpoint("serve", self.endpoint.bind)
+        former = self.endpoint
+        name, former.handed_over_as = former.handed_over_as, ""
+        self._former.append(former)
+        self.endpoint = Endpoint("serve", former.bind, handed_over_as=name)
         self._outbox.open(self.endpoint)
 
     def release(self, in_use: Collection[Endpoint]) -> None:

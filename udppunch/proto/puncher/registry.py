@@ -85,7 +85,8 @@ class Registry:
         """Note that the server at `address` offers `key`."""
         holder = self._by_key.get(key)
         if holder is not None:
-            same = holder.mark == mark if mark else holder.address == address
+            # At the same address a server that was started anew has another mark.
+            same = holder.address == address or (mark and holder.mark == mark)
             if not same and now - holder.heard < GIVES_WAY:
                 return Registered.TAKEN
             if same and not mark and now - holder.since < DUPLICATE_WITHIN:
