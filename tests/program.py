@@ -106,14 +106,21 @@ class Program:
         with self.process.stderr as lines:
             for line in lines:
                 with self._arrived:
-                    try:
-                        self.events.append(json.loads(line))
-                    except ValueError:
-                        self.output.append(line.rstrip("\n"))
+                    self._take(line.rstrip("\n"))
                     self._arrived.notify_all()
         with self._arrived:
             self._ended = True
             self._arrived.notify_all()
+
+    def _take(self, line: str) -> None:
+        try:
+            event = json.loads(line)
+        except ValueError:
+            self.output.append(line)
+            return
+        self.events.append(event)
+        if event["event"] == "failed":  # as it would be said to a person
+            self.output.append(f"udppunch: {event['message']}")
 
 
 def text(address: SocketAddress) -> str:

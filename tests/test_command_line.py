@@ -297,3 +297,28 @@ def test_json_is_one_object_a_line() -> None:
     where = f"127.0.0.1:{program.free_port()}"
     for line in run_briefly("rendezvous", where, "--log-json").splitlines():
         assert isinstance(json.loads(line), dict)
+
+
+@pytest.mark.parametrize(
+    "words,status,said",
+    [
+        (["rendezvous", "127.0.0.1", "--log-json"], 64, "'127.0.0.1' has no port"),
+        (["relay", "--log-json", "--secret-file", "/no/such"], 66, "secret file /no/such: "),
+        (["serve", ":1", "no-such-host.invalid", "k", "--log-json"], 68, "no-such-host.invalid"),
+    ],
+)
+def test_for_a_machine_the_last_line_is_json_like_all_others(
+    words: List[str], status: int, said: str
+) -> None:
+    returned, output, errors = run(*words)
+    last = json.loads(errors.splitlines()[-1])
+    assert (returned, output, last["level"], last["event"]) == (status, "", "error", "failed")
+    assert last["status"] == status and said in last["message"]
+
+
+def test_a_full_disk_does_not_change_the_exit_status() -> None:
+    with open("/dev/full", "w") as full:
+        ran = subprocess.run(
+            [sys.executable, "-m", "udppunch", "serve"], stderr=full, cwd=program.ROOT
+        )
+    assert ran.returncode == 64

@@ -8,6 +8,8 @@ def main() -> int:
     """Run the command line; the exit status."""
     # Until a command has its own handlers, Ctrl-C just ends it: also while modules load.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # Whoever asks for the state of what has none, or none yet, is no reason to end.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     try:
         from udppunch import cli
     except ImportError as error:

@@ -9,7 +9,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from udppunch import __version__, config, logs, originals, usage
 from udppunch.config import Invalid, ProcessConfig
-from udppunch.errors import EX_USAGE, UNKNOWN, UsageError, report
+from udppunch.errors import EX_USAGE, UsageError
 from udppunch.words import before_dashes, not_given, words_of
 
 log = logging.getLogger(__name__)
@@ -20,12 +20,15 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         return _command(arguments, os.environ)
-    except UsageError as error:
-        report(error)
-        # Monitoring would take any other status for the state of what was checked.
-        return UNKNOWN if arguments[:1] == ["check"] else error.status
     except Exception as error:
-        return report(error)
+        if isinstance(error, UsageError) and arguments[0] == "check":
+            from udppunch import check
+
+            # Monitoring shows what is on standard output, and takes statuses for its own.
+            return check.refuse(arguments[1:], str(error))
+        if "--log-json" in before_dashes(arguments):  # whether the log is set up by now or not
+            logs.set_up("error", True, os.environ)
+        return logs.report(error)
 
 
 def _command(arguments: List[str], environment: Mapping[str, str]) -> int:
@@ -170,7 +173,11 @@ def _parse(name: str, words: List[str]) -> Dict[str, Any]:
         if word not in (name, "--help"):
             parsed[word.lstrip("-").lower()] = value
     # A default that says in words what happens is for people; the setting has its own.
-    settings = {**config.ROLES.get(name, {}), **config.TALKS.get(name, {}), **config.PROCESS}
+    settings = {*config.ROLES.get(name, {}), *config.TALKS.get(name, {}), *config.PROCESS}
+    if name == "check":
+        from udppunch import check
+
+        settings.update(*check.SETTINGS.values())
     for option in not_given(text, words):
         if option in settings:
             parsed[option] = None

@@ -26,8 +26,6 @@ EX_CONFIG = 78
 # What to do when there are too many open files.
 DESCRIPTORS = " (raise 'ulimit -n', or LimitNOFILE= in the unit)"
 
-UNKNOWN = 3  # of the monitoring plugins, whose statuses `check` has
-
 
 class CommandError(Exception):
     """Something the person must mend; `str()` names the thing and the remedy in one line."""

@@ -10,8 +10,8 @@ import sys
 import time
 from typing import Mapping
 
-from udppunch.errors import under_journal
-from udppunch.notices import TRACE, access_logger, state_logger
+from udppunch.errors import complain, explained, under_journal
+from udppunch.notices import TRACE, access_logger, event, state_logger
 
 _LEVELS = {
     "trace": TRACE,
@@ -94,6 +94,18 @@ def set_up(level: str, as_json: bool, environment: Mapping[str, str]) -> None:
     logger.propagate = False
     state_logger().setLevel(logging.INFO)
     set_level(level)
+
+
+def report(error: BaseException) -> int:
+    """Say what ended a process as all else was said, for machines too; the exit status."""
+    text, status = explained(error)
+    logger = logging.getLogger("udppunch")
+    if any(isinstance(handler.formatter, _Json) for handler in logger.handlers):
+        if text:
+            event(logger, logging.ERROR, "failed", text, status=status)
+    elif text:
+        complain(text)
+    return status
 
 
 def set_level(level: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Iterator, List, Sequence
+from typing import Any, Container, Dict, Iterator, List, Sequence
 
 import docopt
 
@@ -29,8 +29,10 @@ def words_of(text: str, name: str, words: Sequence[str]) -> Dict[str, Any]:
 def not_given(text: str, words: Sequence[str]) -> Iterator[str]:
     """The options that have a default in the usage text and no value in the words."""
     given = [word.split("=")[0] for word in before_dashes(words) if word.startswith("-")]
-    for option in _options(text):
-        if not any(_is_of(option, word) for word in given):
+    options = _options(text)
+    names = {option.long for option in options}
+    for option in options:
+        if not any(_is_of(option, word, names) for word in given):
             yield str(option.name).lstrip("-")
 
 
@@ -48,10 +50,10 @@ def _options(text: str) -> List[Any]:
     return list(docopt.parse_defaults(text))  # type: ignore[attr-defined]
 
 
-def _is_of(option: Any, word: str) -> bool:
+def _is_of(option: Any, word: str, names: Container[str]) -> bool:
     """Whether a word of the command line is the option, shortened perhaps."""
     if word.startswith("--"):
-        return str(option.name).startswith(word)
+        return bool(option.name == word or word not in names and option.name.startswith(word))
     return option.short is not None and option.short[1:] in word
 
 

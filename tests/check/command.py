@@ -54,9 +54,17 @@ def check(*arguments: str, **keywords: Any) -> Ran:
     return run("relay", *arguments, **keywords)
 
 
+def refused(ran: Ran) -> str:
+    """What is said of a command line that is wrong: the same line, on standard output too."""
+    said = line(ran, 240)
+    assert ran.status == 3 and " UNKNOWN - " in said, ran
+    return said
+
+
 def line(ran: Ran, longest: int = 80) -> str:
-    """The one line that a monitor reads."""
+    """The one line that a monitor reads, of which what is UNKNOWN may be longer."""
     assert ran.output.count("\n") == 1 and ran.output.endswith("\n"), ran
     assert ran.output.isascii() and not ran.errors
-    assert len(ran.output.rstrip("\n").partition(" | ")[0]) <= longest
+    said = ran.output.rstrip("\n").partition(" | ")[0]
+    assert len(said) <= (240 if " UNKNOWN - " in said else longest)
     return ran.output.rstrip("\n")

@@ -13,7 +13,7 @@ from typing import Callable, Dict, Iterator, List
 import pytest
 
 from tests import program
-from tests.check.command import CRON, PATIENT, Ran, line
+from tests.check.command import CRON, PATIENT, Ran, line, refused, run
 from tests.check.helpers import (
     COMMAND,
     PASSWORD,
@@ -328,8 +328,7 @@ def test_password_of_the_environment_or_a_file(helper: FaultyHelper, password_fi
 @pytest.mark.parametrize("environment", [{}, {"UDPPUNCH_PASSWORD": ""}])
 def test_no_password(environment: Dict[str, str]) -> None:
     ran = check("127.0.0.1:9", environment=environment)
-    assert (ran.status, ran.output, ran.errors.count("\n")) == (3, "", 1)
-    assert "no password: give --password-file FILE or UDPPUNCH_PASSWORD" in ran.errors
+    assert "no password: give --password-file FILE or UDPPUNCH_PASSWORD" in refused(ran)
 
 
 @pytest.mark.parametrize(
@@ -348,14 +347,12 @@ def test_password_file_that_is_none(
 ) -> None:
     write(tmp_path / "password")
     ran = check("127.0.0.1:9", "--password-file", str(tmp_path / "password"), environment={})
-    assert ran.status == 3
-    assert (ran.output + ran.errors).count("\n") == 1 and said in ran.output + ran.errors
+    assert said in refused(ran)
 
 
 def test_password_that_is_not_text() -> None:
     ran = check("127.0.0.1:9", environment={"UDPPUNCH_PASSWORD": "top\udcffsecret"})
-    assert ran.status == 3 and (ran.output + ran.errors).count("\n") == 1
-    assert "UTF-8" in ran.output + ran.errors and "secret" not in ran.output + ran.errors
+    assert "UTF-8" in refused(ran) and "secret" not in ran.output
 
 
 # Names
@@ -414,14 +411,12 @@ def test_name_with_an_address_that_does_not_answer(tmp_path: Path) -> None:
 )
 def test_usage_errors_are_unknown(arguments: List[str], said: str) -> None:
     ran = check(*arguments)
-    assert ran.status == 3 and (ran.output + ran.errors).count("\n") == 1, ran
-    assert said in ran.output + ran.errors
+    assert said in refused(ran)
 
 
-def test_without_an_address_it_prints_its_help() -> None:
+def test_without_an_address() -> None:
     ran = check()
-    assert ran.status == 3 and not ran.output
-    assert "udppunch check helper [options] ADDRESS" in ran.errors
+    assert "ADDRESS is missing" in refused(ran)
 
 
 @pytest.mark.parametrize(
@@ -437,10 +432,7 @@ def test_without_an_address_it_prints_its_help() -> None:
     ],
 )
 def test_what_is_not_for_another_check(arguments: List[str], said: str) -> None:
-    command = [*COMMAND[:-1], *arguments]
-    ran = subprocess.run(command, capture_output=True, text=True, cwd=program.ROOT, env=CRON)
-    assert (ran.returncode, ran.stdout, ran.stderr.count("\n")) == (3, "", 1)
-    assert said in ran.stderr
+    assert said in refused(run(*arguments))
 
 
 # Where it runs

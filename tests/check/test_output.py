@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from typing import List
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from udppunch.check import refuse
 from udppunch.check.output import Measure, Outcome, Report, Status
 from udppunch.check.thresholds import parse_limits
 
@@ -61,6 +63,13 @@ def test_no_limit_makes_a_status_better() -> None:
     assert report(outcome, "31ms", "1s,100%").status is Status.CRITICAL
 
 
+def test_limit_tells_more_than_what_is_unknown() -> None:
+    """As of several checks: what is known to be bad is not hidden by what is not known."""
+    outcome = Outcome(Status.UNKNOWN, "", (RTT,))
+    assert report(outcome, "10ms", "1s").status is Status.UNKNOWN
+    assert report(outcome, "10ms", "31ms").status is Status.CRITICAL
+
+
 def test_document() -> None:
     assert json.loads(
         report(Outcome(Status.OK, "well", (RTT,)), "10ms:200ms", "60%").document()
@@ -78,9 +87,14 @@ def test_document() -> None:
 def test_line_fits_every_display(text: str, status: Status) -> None:
     line = report(Outcome(status, text, (LOSS,)), "100%", "100%").line()
     said, bar, figures = line.partition(" | ")
-    assert len(said) <= 80 and bar
+    assert len(said) <= (240 if status is Status.UNKNOWN else 80) and bar
     assert re.fullmatch(r"[ -{}~]*", said)
     assert figures == "loss=20%;100;100;0;100"
+
+
+def test_file_that_is_to_be_mended_is_named_in_full() -> None:
+    said = f"secret file /etc/udppunch/{60 * 'a'}/secret: No such file or directory"
+    assert report(Outcome(Status.UNKNOWN, said)).line() == f"UDPPUNCH RELAY UNKNOWN - {said}"
 
 
 def test_long_text_keeps_both_ends() -> None:
@@ -88,3 +102,24 @@ def test_long_text_keeps_both_ends() -> None:
     line = report(Outcome(Status.CRITICAL, f"the name {name} does not exist")).line()
     assert line.startswith("UDPPUNCH RELAY CRITICAL - the name aaa")
     assert line.endswith("xample.org does not exist") and "..." in line and len(line) == 80
+
+
+@pytest.mark.parametrize(
+    "words,role",
+    [(["relay", "a", "b"], "RELAY"), (["-q", "nat"], "NAT"), (["--file"], "CHECK"), ([], "CHECK")],
+)
+def test_command_line_that_is_wrong(
+    words: List[str], role: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    remedy = "too many " + 20 * "words, "
+    assert refuse(words, remedy) == Status.UNKNOWN
+    assert capsys.readouterr() == (f"UDPPUNCH {role} UNKNOWN - {remedy}\n", "")
+
+
+@pytest.mark.parametrize("option", ["--json", "--js"])
+def test_command_line_that_is_wrong_as_json(
+    option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert refuse(["-q", "relay", option], "why") == Status.UNKNOWN
+    document = json.loads(capsys.readouterr().out)
+    assert (document["check"], document["text"], document["exit_status"]) == ("relay", "why", 3)

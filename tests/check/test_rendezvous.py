@@ -10,7 +10,7 @@ import pytest
 
 from tests import program
 from tests.check.answering import Answering, Answers
-from tests.check.command import PATIENT, Ran, line, run
+from tests.check.command import PATIENT, Ran, line, refused, run
 from tests.program import Program, SocketAddress
 from tests.standin import chat, holepunch, process
 from tests.standin.process import StandIn
@@ -148,7 +148,8 @@ class Late(Answering):
 
 
 def test_late_answer_is_not_the_next_ones() -> None:
-    with Late() as server:
+    server = Late()
+    with server:
         ran = check(server.where, "--probes", "3", *PATIENT)
         assert len(server.asked) == 3
     assert ran.status == 2 and line(ran).endswith(NOTHING), ran
@@ -231,9 +232,9 @@ def test_name_that_does_not_exist() -> None:
         (["127.0.0.1:0"], "address: port 0"),
         (["127.0.0.1", "--silent", "1h"], "--silent is not for check rendezvous"),
         (["127.0.0.1", "key"], "too many arguments"),
-        ([], "udppunch check rendezvous [options] ADDRESS"),
+        ([], "ADDRESS is missing"),
     ],
 )
 def test_usage_errors_are_unknown(arguments: List[str], said: str) -> None:
     ran = check(*arguments)
-    assert ran.status == 3 and not ran.output and said in ran.errors
+    assert said in refused(ran)

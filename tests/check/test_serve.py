@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional
@@ -11,7 +12,7 @@ import pytest
 
 from tests import program
 from tests.check.answering import Answering
-from tests.check.command import CHECK, CRON, PATIENT, Ran, line, run
+from tests.check.command import CHECK, CRON, PATIENT, Ran, line, refused, run
 from tests.program import KEY, Program
 from tests.standin import process
 from tests.standin.application import Echo
@@ -122,6 +123,32 @@ def test_quiet_says_nothing_but_of_trouble(server: Program, where: str) -> None:
     assert check(where, "-q", *PATIENT) == (0, "", "")
     ran = check(where, "-q", "another key", "-t", "1s", environment={})
     assert ran.status == 2 and "CRITICAL" in text(ran)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_one_that_is_ended_closes_its_path(meeting: Program, where: str, number: int) -> None:
+    with Answering() as mute, serving(meeting, mute, f"ended by {number}") as server:
+        command = [*CHECK, "serve", where, f"ended by {number}", "--echo", "ping", "-t", "60s"]
+        running = subprocess.Popen(command, cwd=program.ROOT, env=CRON, stdout=subprocess.PIPE)
+        assert mute.wait_received(1)
+        running.send_signal(number)
+        said, _ = running.communicate(timeout=30)
+        assert (running.returncode, said) == (-number, b"")
+        server.wait_event("path-closed")
+        assert not server.count("path-lost")
+
+
+def test_signal_that_is_ignored_ends_nothing(meeting: Program, where: str) -> None:
+    with Answering() as mute, serving(meeting, mute, "nohup") as server:
+        command = ["nohup", *CHECK, "serve", where, "nohup", "--echo", "ping", "-t", "5s"]
+        running = subprocess.Popen(
+            command, cwd=program.ROOT, env=CRON, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        assert mute.wait_received(1)
+        running.send_signal(signal.SIGHUP)
+        said, _ = running.communicate(timeout=30)
+        assert running.returncode == 2 and b" the service gives no answer" in said
+        server.wait_event("path-closed")
 
 
 # What answers behind it
@@ -279,6 +306,16 @@ def test_key_of_the_environment_a_file_or_an_argument(
     assert ran.status == 0
 
 
+def test_key_file_that_is_empty() -> None:
+    ran = check("127.0.0.1", "k", "--key-file", "/dev/null", environment={})
+    assert ran.status == 3 and "key file /dev/null: the key is empty" in text(ran)
+
+
+def test_key_that_reads_none() -> None:
+    ran = check("127.0.0.1:9", "none", "-t", "100ms", environment={})
+    assert ran.status == 2 and " SERVE CRITICAL - " in text(ran)
+
+
 def test_key_file_that_cannot_be_read(tmp_path: Path) -> None:
     ran = check("127.0.0.1", "--key-file", str(tmp_path / "none"), environment={})
     assert ran.status == 3 and "SERVE UNKNOWN - key file " in text(ran)
@@ -290,27 +327,26 @@ def test_key_file_that_cannot_be_read(tmp_path: Path) -> None:
     [
         (["127.0.0.1"], {}, "key is missing: give KEY, --key-file FILE or UDPPUNCH_KEY"),
         (["127.0.0.1"], {"UDPPUNCH_KEY": ""}, "UDPPUNCH_KEY: the key is empty"),
-        (["127.0.0.1", "k", "--key-file", "/dev/null"], {}, "key-file: the key is empty"),
         (["127.0.0.1", "--expect", "a"], WITH_KEY, "expect needs echo or echo-hex"),
         (["127.0.0.1", "--echo", "a", "--echo-hex", "0a"], WITH_KEY, "both given: keep one"),
         (["127.0.0.1", "--echo-hex", "0"], WITH_KEY, "echo-hex: '0' is not hexadecimal"),
         (["127.0.0.1", "--echo", "a" * 1201], WITH_KEY, "1201 bytes are too many"),
         (["[::1]"], WITH_KEY, "is an IPv6 address"),
         (["127.0.0.1", "--protocol", "chat"], WITH_KEY, "--protocol is not for check serve"),
-        ([], WITH_KEY, "udppunch check serve [options] ADDRESS [KEY]"),
+        ([], WITH_KEY, "ADDRESS is missing"),
     ],
 )
 def test_usage_errors_are_unknown(
     arguments: List[str], environment: Dict[str, str], said: str
 ) -> None:
     ran = check(*arguments, environment=environment)
-    assert ran.status == 3 and not ran.output and said in ran.errors, ran
+    assert said in refused(ran)
 
 
 def test_key_and_key_file(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("a")
     ran = check("127.0.0.1", "b", "--key-file", str(tmp_path / "key"), environment={})
-    assert ran.status == 3 and "key and key-file are both given: keep one" in ran.errors
+    assert "key and key-file are both given: keep one" in refused(ran)
 
 
 @pytest.mark.parametrize("output", [">/dev/full", "<&- >&- 2>&-"])

@@ -26,6 +26,7 @@ import docopt
 import pytest
 
 from udppunch import config, demo, usage
+from udppunch.check.settings import PROTOCOLS
 from udppunch.config import parse
 
 ROOT = Path(__file__).parents[2]
@@ -56,6 +57,7 @@ class AtTerminal:
     """bash or zsh, with the completions and nothing that the user of this machine has set."""
 
     def __init__(self, name: str, made: Path, home: Path) -> None:
+        self.home = home
         start = home / (".zshrc" if name == "zsh" else "bashrc")
         start.write_text((ZSH if name == "zsh" else BASH).format(made=made, home=home))
         arguments = ["--noprofile", "--rcfile", str(start)] if name == "bash" else []
@@ -104,7 +106,7 @@ class AtTerminal:
 
 class Fish:
     def __init__(self, made: Path, home: Path) -> None:
-        self._made, self._home = made, home
+        self._made, self.home = made, home
 
     def completed(self, line: str) -> List[str]:
         (only,) = self.offered(line)
@@ -114,8 +116,8 @@ class Fish:
         said = subprocess.run(
             ["fish", "--no-config", "-c", 'source $argv[1]; complete -C "$argv[2]"']
             + [str(self._made / "fish/udppunch.fish"), line],
-            cwd=self._home,
-            env=clean(self._home),
+            cwd=self.home,
+            env=clean(self.home),
             capture_output=True,
             text=True,
             check=True,
@@ -154,7 +156,7 @@ def shell(
     if shutil.which(name) is None:
         pytest.skip(f"{name} is not installed")
     home = tmp_path_factory.mktemp(name)
-    for file in ("secret-of-the-relay", "public.yaml"):
+    for file in ("secret-of-the-relay", "public.yaml", "a key"):
         (home / file).touch()
     (home / "run/udppunch").mkdir(parents=True)
     with socket.socket(socket.AF_UNIX) as relay, socket.socket(socket.AF_UNIX) as helper:
@@ -194,6 +196,12 @@ def test_options_are_those_of_help(shell: Shell, command: str) -> None:
         ("udppunch demo --nat-a full-", ["demo", "--nat-a", "full-static"]),
         ("udppunch check hel", ["check", "helper"]),
         ("udppunch check relay --sec", ["check", "relay", "--secret-file"]),
+        ("udppunch check -t 5s rel", ["check", "-t", "5s", "relay"]),
+        ("udppunch check serve h --key-file a", ["check", "serve", "h", "--key-file", "a key"]),
+        (
+            "udppunch check rendezvous --protocol holep",
+            "check rendezvous --protocol holepunch".split(),
+        ),
         ("udppunch run pub", ["run", "public.yaml"]),
     ],
 )
@@ -207,6 +215,7 @@ def test_a_start_is_completed(shell: Shell, line: str, completed: List[str]) -> 
         ("udppunch run --log-level ", set(parse.LOG_LEVELS)),
         ("udppunch demo --nat-b ", set(demo.CLASSES)),
         ("udppunch helper --proxy-protocol ", {"v2", "none"}),
+        ("udppunch check rendezvous --protocol ", set(PROTOCOLS)),
         ("udppunch check ", set(usage.CHECKS)),
     ],
 )
@@ -218,3 +227,17 @@ def test_values_are_those_that_the_program_takes(shell: Shell, line: str, values
 def test_stats_knows_the_sockets_of_running_daemons(shell: Shell) -> None:
     names = {Path(word).name for word in shell.offered("udppunch stats ")}
     assert {"relay-1.sock", "helper-2.sock"} <= names
+
+
+def test_name_of_a_socket_is_no_command(shell: Shell) -> None:
+    """A daemon may be another user's, and so is what it calls its socket."""
+    with socket.socket(socket.AF_UNIX) as named:
+        place = shell.home / "run/udppunch/x$(touch ran).sock"
+        named.bind(str(place))
+        try:
+            shell.offered("udppunch stats ")
+            completed = shell.completed(f"udppunch stats {place.parent}/x")
+        finally:
+            place.unlink()
+    assert completed == ["stats", str(place)]
+    assert not (shell.home / "ran").exists()

@@ -18,7 +18,11 @@ from udppunch import config, usage
 ROOT = Path(__file__).parents[2]
 PACKAGING = ROOT / "packaging"
 SERVICES = sorted((PACKAGING / "systemd").glob("*.service"))
-UNITS = [*SERVICES, *sorted((PACKAGING / "examples").glob("*.socket"))]
+UNITS = [
+    *SERVICES,
+    *sorted((PACKAGING / "systemd").glob("*.timer")),
+    *sorted((PACKAGING / "examples").glob("*.socket")),
+]
 DEFAULTS = sorted((PACKAGING / "default").iterdir())
 WORST_EXPOSURE = 1.5
 # What differs between the units, of those settings that say what a daemon may not do.

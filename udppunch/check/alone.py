@@ -10,6 +10,9 @@ from typing import Iterator, Optional
 
 from udppunch.errors import EX_CANTCREAT, CommandError
 
+# No link, and no FIFO to wait at for a writer, that others have put where everybody may write.
+_FLAGS = os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
 
 @contextlib.contextmanager
 def lock(path: Optional[str]) -> Iterator[bool]:
@@ -20,15 +23,14 @@ def lock(path: Optional[str]) -> Iterator[bool]:
     if path is None:
         yield True
         return
-    try:
-        # No link that others have put where everybody may write.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise CommandError(f"lock file {path}: {error.strerror}", EX_CANTCREAT) from None
-    try:
-        yield _is_taken(descriptor)
-    finally:
-        os.close(descriptor)
+    with contextlib.ExitStack() as held:
+        try:
+            descriptor = os.open(path, _FLAGS, 0o644)
+            held.callback(os.close, descriptor)
+            taken = _is_taken(descriptor)
+        except OSError as error:
+            raise CommandError(f"lock file {path}: {error.strerror}", EX_CANTCREAT) from None
+        yield taken
 
 
 def _is_taken(descriptor: int) -> bool:

@@ -46,7 +46,9 @@ def _load_check(
     if not isinstance(raw, dict):
         raise ConfigError(f"{where} ({role}): not a table of settings")
     settings = {**{name: each for name, each in defaults.items() if name in CHECKS[role]}, **raw}
-    name = settings.pop("name", settings.get("address"))
+    name = settings.pop("name", None)
+    if name is None:
+        name = settings.get("address")
     try:
         if isinstance(name, (dict, list)):
             raise Invalid("name takes a plain value")

@@ -3,19 +3,19 @@
     UDPPUNCH RELAY OK - rtt 31.2 ms, loss 0 % | rtt=31.2ms;200;500;0 loss=0%;20;60;0;100
 
 The text before the bar has at most 80 characters, all of them ASCII, and fits the smallest
-display, but for the checks that have to explain something; the exit status is the `Status`.
+display, but for the checks that have to explain something, and for what is UNKNOWN because of
+something here that is to be mended. The exit status is the `Status`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import enum
 import json
-import os
 import sys
 from typing import Any, Dict, Iterable, Mapping, NamedTuple, Optional, Tuple
 
 from udppunch.check.thresholds import MILLISECONDS, PERCENT, Limits, number
+from udppunch.errors import print_as_far_as_possible
 
 LONGEST_TEXT = 80
 LONGEST_EXPLANATION = 240
@@ -83,11 +83,12 @@ class Report(NamedTuple):
             for _, value, unit in self.outcome.measures:
                 if value is not None and unit in limits and limits[unit].alerts(value):
                     statuses.append(status)
-        return max(statuses)
+        return worst(statuses)
 
     def line(self) -> str:
         head = f"UDPPUNCH {self.role.upper()} {self.status.name} - "
-        longest = LONGEST_EXPLANATION if self.role in _EXPLAINING else LONGEST_TEXT
+        explains = self.role in _EXPLAINING or self.status is Status.UNKNOWN
+        longest = LONGEST_EXPLANATION if explains else LONGEST_TEXT
         text = _shortened(_plain(self.outcome.text), longest - len(head))
         name = f"{_shortened(_plain(self.name), LONGEST_TEXT)}: " if self.name else ""
         text = head + name + text
@@ -127,14 +128,7 @@ class Report(NamedTuple):
 
 def write(text: str) -> None:
     """Print a line. Where nobody can read it, the exit status still tells."""
-    if sys.stdout is None:  # it was closed before we started
-        return
-    try:
-        print(text, flush=True)
-    except OSError:
-        # What is left in its buffer would be tried again at the end, and change the status.
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    print_as_far_as_possible(text, sys.stdout)
 
 
 def _plain(text: str) -> str:

@@ -178,7 +178,7 @@ class PathCheck:
             self.finding.other = len(datagram)
             return
         self.finding.answered = now - self._asking_since
-        self._close(now)
+        self.close(now)
 
     def _after(self, path: ClientPath, happening: Happening, now: float) -> None:
         if happening is Happening.UP and self._stage is _Stage.SEEKING:
@@ -188,7 +188,7 @@ class PathCheck:
             self._probing_ends = now + share * (self._known_by - now)
             self._go_on(now)
         elif happening is Happening.LOST:
-            self._close(now)
+            self.close(now)
         elif happening is Happening.CLOSED:
             self._done()
 
@@ -215,7 +215,7 @@ class PathCheck:
                 self._probe(path, now)
         if self._stage is _Stage.ASKING:
             if self._plan.say is None or now >= self._known_by:
-                self._close(now)
+                self.close(now)
             elif self._next is not None and now >= self._next:
                 self._ask(path, self._plan.say, now)
 
@@ -241,7 +241,8 @@ class PathCheck:
         self._outbox.send(path.peer, say)
         self._next = now + _ASK_AGAIN
 
-    def _close(self, now: float) -> None:
+    def close(self, now: float) -> None:
+        """Enough is known, or nobody wants to know any more."""
         if self._stage is _Stage.CLOSING:
             return
         self._stage, self._next = _Stage.CLOSING, None
@@ -261,7 +262,7 @@ class PathCheck:
                 self._after(path, happening, now)
         if self._stage is _Stage.SEEKING and now >= self._up_by:
             self.finding.trouble = self._why_no_path()
-            self._close(now)
+            self.close(now)
         elif self._stage in (_Stage.PROBING, _Stage.ASKING):
             self._go_on(now)
 

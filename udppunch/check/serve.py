@@ -11,11 +11,13 @@ from typing import Any, Callable, Counter, Dict, List, Mapping, Optional
 
 from udppunch import address
 from udppunch.address import Address
+from udppunch.check import farewell
 from udppunch.check.output import Measure, Outcome, Status, rtt_and_loss
 from udppunch.check.path import Finding, PathCheck, Plan
 from udppunch.check.thresholds import MILLISECONDS
 from udppunch.config.parse import Invalid
 from udppunch.config.roles import choose_key
+from udppunch.net import clock
 from udppunch.net.loop import Loop
 
 
@@ -36,7 +38,8 @@ def _check(plan: Plan) -> Outcome:
     outbox = loop.outbox()
     role = PathCheck(plan, outbox, os.urandom, loop.stop)
     loop.add(role, outbox)
-    loop.run()
+    with farewell.on_signals(loop, lambda: role.close(clock.monotonic())):
+        loop.run()
     return _judge(role.finding, plan, loop.counters)
 
 

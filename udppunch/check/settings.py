@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Callable, Dict
+from typing import Callable, Dict, Optional
 
 from udppunch.check.thresholds import parse_limits
 from udppunch.config.parse import (
@@ -71,6 +71,11 @@ def _parse_hex(text: str) -> bytes:
     return _bounded(bytes.fromhex(digits))
 
 
+def _parse_optional_file(text: str) -> Optional[str]:
+    """A path, or None for `none`."""
+    return None if text == "none" else text
+
+
 def _bounded(payload: bytes) -> bytes:
     if len(payload) > MOST_SAID:
         raise Invalid(f"{len(payload)} bytes are too many: at most {MOST_SAID}")
@@ -121,6 +126,6 @@ CHECKS: Dict[str, Dict[str, Setting]] = {
 # What is said of a run, whatever it checks.
 RUN = {
     "file": Setting(str, optional=True),
-    "lock": Setting(str, optional=True),
+    "lock": Setting(_parse_optional_file, "none"),
     "splay": Setting(parse_optional_time, "none"),
 }

@@ -30,6 +30,7 @@ LOG_LEVELS = ("trace", "debug", "info", "warning", "error")
 _ON, _OFF = ("true", "yes", "on"), ("false", "no", "off")
 _UNITS = {"us": 1e-6, "ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _LONGEST_TIME = 365 * 86400.0
+_SHORTEST_KEEPALIVE = 0.1
 _LONGEST_PAUSE = 0.01
 _THOUSANDS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
 _LARGEST_BUFFER = 1 << 30
@@ -48,6 +49,14 @@ def parse_time(text: str) -> float:
     seconds = float(match.group(1)) * _UNITS[match.group(2) or "s"]
     if not 0 < seconds <= _LONGEST_TIME:
         raise Invalid(f"{text!r} is out of range: more than 0 and at most 365d")
+    return seconds
+
+
+def parse_keepalive(text: str) -> float:
+    """Seconds: often enough for every NAT, and no flood."""
+    seconds = parse_time(text)
+    if seconds < _SHORTEST_KEEPALIVE:
+        raise Invalid(f"{text!r} is out of range: at least {_SHORTEST_KEEPALIVE * 1000:g}ms")
     return seconds
 
 

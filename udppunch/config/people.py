@@ -51,7 +51,7 @@ TALKS: Dict[str, Dict[str, Setting]] = {
         "hello": Setting(parse.parse_switch, "False"),
         "wait": Setting(parse.parse_optional_time, "none"),
         "quit-after": Setting(parse.parse_optional_time, "none"),
-        "keepalive": Setting(parse.parse_time, "15s"),
+        "keepalive": Setting(parse.parse_keepalive, "15s"),
     },
     "chat": {
         "server": Setting(parse.parse_chat_server),
@@ -61,7 +61,7 @@ TALKS: Dict[str, Dict[str, Setting]] = {
         "history": Setting(str, optional=True),
         "web": Setting(parse.parse_switch, "False"),
         "web-listen": Setting(parse.parse_metrics, "127.0.0.1:8000"),
-        "keepalive": Setting(parse.parse_time, "15s"),
+        "keepalive": Setting(parse.parse_keepalive, "15s"),
     },
 }
 

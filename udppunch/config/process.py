@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Any, Dict, Mapping, Optional
 
 from udppunch.address import Address
-from udppunch.config.parse import parse_control, parse_level, parse_metrics, parse_switch
+from udppunch.config.parse import Invalid, parse_control, parse_level, parse_metrics, parse_switch
 from udppunch.config.settings import Setting, parse_all
+
+_LOG_VARIABLE = "UDPPUNCH_LOG"
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,11 @@ PROCESS: Dict[str, Setting] = {
 def process_config(raw: Mapping[str, Any], environment: Mapping[str, str]) -> ProcessConfig:
     """What concerns the process. Raises Invalid."""
     named = dict(raw)
-    if named.get("log-level") is None and environment.get("UDPPUNCH_LOG"):
-        named["log-level"] = environment["UDPPUNCH_LOG"]
+    if named.get("log-level") is None and environment.get(_LOG_VARIABLE):
+        try:
+            named["log-level"] = parse_level(environment[_LOG_VARIABLE])
+        except Invalid as error:
+            raise Invalid(f"{_LOG_VARIABLE}: {error}") from None
     values = parse_all(PROCESS, named)
     return ProcessConfig(
         values["log-level"],

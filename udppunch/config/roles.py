@@ -145,7 +145,7 @@ _PATH_SETTINGS = {
     "rendezvous": Setting(parse.parse_rendezvous),
     "key": Setting(parse.parse_key, optional=True),
     "key-file": Setting(parse.read_key_file, optional=True),
-    "keepalive": Setting(parse.parse_time, "15s"),
+    "keepalive": Setting(parse.parse_keepalive, "15s"),
     "idle": Setting(parse.parse_time, "5min"),
     "max-paths": Setting(parse.parse_count, "1024"),
 }
@@ -205,7 +205,7 @@ ROLES: Dict[str, Dict[str, Setting]] = {
         "name": Setting(parse.parse_name, "none"),
         "bind": Setting(parse.parse_bind_any, optional=True),
         "max-clients": Setting(parse.parse_tags, "64"),
-        "keepalive": Setting(parse.parse_time, "25s"),
+        "keepalive": Setting(parse.parse_keepalive, "25s"),
         "idle": Setting(parse.parse_time, "5min"),
         "coalesce": Setting(parse.parse_pause, "0"),
     },

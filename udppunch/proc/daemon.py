@@ -22,7 +22,7 @@ from udppunch.proc import control, crew, metrics, worker
 from udppunch.proc.estate import Estate, Inheritance, leave_to_manager, replace_self
 from udppunch.proc.kinds import KINDS
 from udppunch.proc.scene import Reread, Roles, Scene, shared
-from udppunch.proc.signals import Leaving, ignore_signals
+from udppunch.proc.signals import Leaving, hold_signals, ignore_signals
 from udppunch.proc.supervisor import Child, Kind, Supervisor
 from udppunch.proc.systemd import Notifier
 
@@ -42,6 +42,7 @@ def run(
     Raises CommandError when an address can't be listened on, a name does not exist, or a
     process of the daemon can't be kept running.
     """
+    hold_signals()  # until those who act on them are there
     inheritance = Inheritance(environment)
     limit = _raise_descriptor_limit()
     roles = [(role, _fit(config, limit) if role == "expose" else config) for role, config in roles]

@@ -18,7 +18,8 @@ import sys
 import time
 from typing import Callable, Optional, Sequence, Tuple
 
-from udppunch.errors import EX_SOFTWARE, CommandError, report
+from udppunch import logs
+from udppunch.errors import EX_SOFTWARE, CommandError
 from udppunch.notices import event, say_state
 from udppunch.proc.board import Board
 from udppunch.proc.signals import (
@@ -158,7 +159,7 @@ class Supervisor:
             child.run(self._board, slot)
             status = 0
         except BaseException as error:
-            status = report(error)
+            status = logs.report(error)
         finally:
             _flush()
             os._exit(status)

@@ -70,10 +70,11 @@ class Rendezvous:
     def opened(self, endpoint: Endpoint, now: float) -> None:
         assert endpoint.local is not None
         self._gate.own.append(endpoint.local)
-        if endpoint not in self._endpoints:
-            return
         where = address.text(endpoint.local)
-        event(log, logging.INFO, "listening", f"rendezvous listens on {where}", address=where)
+        if endpoint in self._endpoints:
+            event(log, logging.INFO, "listening", f"rendezvous listens on {where}", address=where)
+        elif endpoint is not self._other:
+            event(log, logging.INFO, "stun", f"STUN is answered at {where}, too", address=where)
 
     def failed(self, endpoint: Endpoint, reason: str, now: float) -> None:
         """The other port may be missing, of which ends are not told then; and what STUN wants

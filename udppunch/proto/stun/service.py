@@ -10,6 +10,7 @@ from udppunch.contract import Burst, Endpoint, Outbox, Route
 from udppunch.proto.gate import Gate
 from udppunch.proto.stun import server
 
+PORT = 3478  # RFC 8489, 18.6: where clients ask that are told no port
 LONGEST = 548  # bytes; RFC 8489, 6.1, for IPv4 paths of which nothing is known
 
 
@@ -43,10 +44,6 @@ class StunService:
         self._numbers.clear()
         return True
 
-    @property
-    def has_second_address(self) -> bool:
-        return bool(self._numbers)
-
     def receive(self, burst: Burst, datagram: memoryview, now: float) -> bool:
         """Answers a request as far as the gate lets it; whether it is answered."""
         if self._gate.refuses(burst, datagram, False, now):
@@ -72,7 +69,7 @@ def _places(binds: Sequence[Address]) -> Tuple[Address, ...]:
         return ()
     first, second = binds
     if first[-2:] == second[-2:]:
-        second = address.with_port(second, address.port(second) % 0xFFFF + 1)
+        second = address.with_port(second, PORT if address.port(second) != PORT else PORT + 1)
     try:
         return server.sockets(first, second)
     except ValueError:
