@@ -11,7 +11,7 @@ from udppunch.proto.gate import Gate
 from udppunch.proto.stun import server
 
 PORT = 3478  # RFC 8489, 18.6: where clients ask that are told no port
-LONGEST = 548  # bytes; RFC 8489, 6.1, for IPv4 paths of which nothing is known
+LONGEST = 2048  # bytes: who pads a request does so up to what the path carries, or just beyond
 
 
 class StunService:
