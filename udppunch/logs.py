@@ -43,7 +43,7 @@ class _Json(logging.Formatter):
         line = {
             "time": round(record.created, 3),
             "level": record.levelname.lower(),
-            "event": getattr(record, "event", record.name),
+            "event": getattr(record, "event", "notice"),
             "message": super().format(record),
             **getattr(record, "fields", {}),
         }
