@@ -15,7 +15,6 @@ with a virtual clock.
 from __future__ import annotations
 
 import sys
-import zlib
 from collections import Counter
 from typing import Any, Callable, Dict, List, Optional, Protocol, Sequence, Tuple
 
@@ -62,12 +61,6 @@ class Endpoint:
 
     def __repr__(self) -> str:
         return f"Endpoint({self.label!r})"
-
-
-def hand_over_name(role: str, *places: object) -> str:
-    """For `Endpoint.handed_over_as`: the same for a role of the same places, and of no more than
-    letters, digits and dashes."""
-    return f"{role}-{zlib.crc32(' '.join(map(str, places)).encode()):08x}"
 
 
 class Burst:

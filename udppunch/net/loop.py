@@ -12,7 +12,6 @@ import selectors
 import socket
 from typing import Any, Callable, Dict, List, Optional, Protocol, Tuple
 
-from udppunch import address
 from udppunch.address import Address
 from udppunch.contract import Endpoint, Lookup, Role
 from udppunch.net import clock as clocks
@@ -90,6 +89,7 @@ class Loop:
         self._due = _NEVER  # when the next role wants to be called, as of this turn's start
         self._told_all = True
         self._stopping = False
+        self._handed_over: Dict[Endpoint, socket.socket] = {}
 
     def outbox(self) -> LoopOutbox:
         """An outbox to make one role with."""
@@ -127,13 +127,15 @@ class Loop:
         endpoints = [endpoint for endpoint in self._dispatch.sockets if endpoint.essential]
         return [endpoint.local for endpoint in endpoints if endpoint.local is not None]
 
-    def to_hand_over(self) -> Dict[Endpoint, socket.socket]:
-        """Copies of those sockets that outlive this program: what listens, and what has a name."""
-        return {
-            endpoint: udp_socket.sock.dup()
+    def hand_over(self, wanted: Callable[[Endpoint], bool]) -> Dict[Endpoint, socket.socket]:
+        """The sockets of endpoints that are wanted: they are the caller's, and left open from
+        now on."""
+        self._handed_over = {
+            endpoint: udp_socket.sock
             for endpoint, udp_socket in self._dispatch.sockets.items()
-            if endpoint.handed_over_as or (endpoint.essential and address.port(endpoint.bind))
+            if wanted(endpoint)
         }
+        return self._handed_over
 
     def stop(self) -> None:
         """Ends `run` after this turn. For roles and readers; a sleeping loop is not woken."""
@@ -268,7 +270,7 @@ class Loop:
     def _close(self, udp_socket: UdpSocket) -> None:
         del self._dispatch.sockets[udp_socket.endpoint]
         self._selector.unregister(udp_socket.descriptor)
-        udp_socket.close()
+        udp_socket.close(keep=udp_socket.endpoint in self._handed_over)
 
     def _resolve(self, outbox: LoopOutbox, lookup: Lookup, now: float) -> None:
         answer = resolve.numeric(lookup)

@@ -111,9 +111,11 @@ class UdpSocket:
             offload.tell_asked_address(sock)
         endpoint.local = sockaddr.from_tuple(sock.getsockname())
 
-    def close(self) -> None:
+    def close(self, keep: bool = False) -> None:
+        """With `keep` the socket itself stays open, for somebody else."""
         self.closed = True
-        self.sock.close()
+        if not keep:
+            self.sock.close()
 
     def send_one(
         self, data: memoryview, target: Optional[Tuple[str, int]], ancillary: offload.Ancillary

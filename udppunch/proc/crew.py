@@ -170,7 +170,7 @@ class _Crew:
             estate.write(desk.registrar.estate())
         for role, _ in self.shared:
             role.keep()
-        scene.inheritance.hold(self.loop.to_hand_over())
+        scene.inheritance.hold(self.loop.hand_over(scene.inheritance.wants))
         self.loop.stop()
 
     def say_state(self) -> None:

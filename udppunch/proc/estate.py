@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 _FORMAT = 1
 _MEMORY, _WILL, _SOCKET = "memory", "will", "socket"
 _OUTLIVING = "outliving-"
+# Of a variable; the kernel takes 128 KiB of one. That is enough for 3,800 connectees.
+_LONGEST_NAMES = 128000
 _VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 
@@ -91,24 +93,30 @@ class Inheritance:
         """The names of the sockets that outlived their roles."""
         return list(self._outliving)
 
-    def take(self, name: str, remote: Optional[Address]) -> Optional[socket.socket]:
-        """The socket that outlived its role under that name, if it leads to where it is to."""
-        sock = self._outliving.pop(name, None)
-        if sock is not None and _remote(sock) != remote:
-            sock.close()
+    def take(self, endpoint: Endpoint) -> Optional[socket.socket]:
+        """The socket that outlived its role, if it leads to where the endpoint does."""
+        sock = self._outliving.pop(endpoint.handed_over_as, None)
+        if sock is None:
             return None
-        return sock
+        if sock.family == sockaddr.family(endpoint.bind) and _remote(sock) == endpoint.remote:
+            return sock
+        sock.close()
+        return None
+
+    def wants(self, endpoint: Endpoint) -> bool:
+        """Whether its socket is to outlive its role: what has a name, and what listens."""
+        if endpoint.handed_over_as:
+            return endpoint.handed_over_as not in self._outliving
+        listens = endpoint.essential and address.port(endpoint.bind) != 0
+        return listens and endpoint.label not in KINDS and endpoint.bind not in self._sockets
 
     def hold(self, sockets: Mapping[Endpoint, socket.socket]) -> None:
-        """Those that are to outlive their roles, in place of those that nobody took."""
-        self.let_go(self.outliving())
+        """Those that are to outlive their roles, beside those that a role has yet to take."""
         for endpoint, sock in sockets.items():
             if endpoint.handed_over_as:
                 self._outliving[endpoint.handed_over_as] = sock
-            elif endpoint.label not in KINDS and endpoint.bind not in self._sockets:
-                self._sockets[endpoint.bind] = [sock]
             else:
-                sock.close()  # it is handed over already
+                self._sockets[endpoint.bind] = [sock]
 
     def let_go(self, names: Iterable[str]) -> None:
         """Nobody is going to take these."""
@@ -237,18 +245,19 @@ def replace_self(
 ) -> None:
     """Become the program that is installed now. Raises OSError if that can't be; else it does
     not return."""
-    files = inheritance.files()
+    files: Dict[str, int] = {}
     for estate in estates:
         files.update(estate.files())
-    # Out of the way first: one of them may be where another one is to be.
-    beyond = FIRST_DESCRIPTOR + len(files)
-    moved = [_moved(number, beyond) for number in files.values()]
-    for at, number in enumerate(moved, FIRST_DESCRIPTOR):
-        os.dup2(number, at, inheritable=True)
+    length = sum(len(name) + 1 for name in files)
+    for name, number in inheritance.files().items():
+        length += len(name) + 1
+        if length <= _LONGEST_NAMES:
+            files[name] = number
+    _put_in_order(list(files.values()))
     environment = {
         **os.environ,
         "LISTEN_PID": str(os.getpid()),
-        "LISTEN_FDS": str(len(moved)),
+        "LISTEN_FDS": str(len(files)),
         "LISTEN_FDNAMES": ":".join(files),
     }
     os.execve(command[0], list(command), environment)
@@ -271,8 +280,22 @@ def _with_ipv4(binds: Sequence[Address]) -> Set[Address]:
     return {*binds, *map(_ipv4_of, binds)}
 
 
-def _moved(number: int, beyond: int) -> int:
-    return fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, beyond)
+def _put_in_order(numbers: List[int]) -> None:
+    """Make these files the first ones, inheritable, with one descriptor to spare at the most: a
+    daemon may have almost all that it is allowed to."""
+    places = {number: at for at, number in enumerate(numbers)}
+    for at, target in enumerate(range(FIRST_DESCRIPTOR, FIRST_DESCRIPTOR + len(numbers))):
+        number = numbers[at]
+        del places[number]
+        if number == target:
+            os.set_inheritable(number, True)
+            continue
+        displaced = places.pop(target, None)
+        if displaced is not None:  # its turn is to come
+            numbers[displaced] = fcntl.fcntl(target, fcntl.F_DUPFD_CLOEXEC, target)
+            places[numbers[displaced]] = displaced
+        os.dup2(number, target, inheritable=True)
+        os.close(number)
 
 
 def _described(environment: Mapping[str, str]) -> List[Tuple[str, int]]:

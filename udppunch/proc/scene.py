@@ -63,7 +63,7 @@ class Scene:
         def open_socket(endpoint: Endpoint) -> socket.socket:
             sock = given.get(endpoint.bind) if endpoint.label in KINDS else None
             if sock is None and endpoint.handed_over_as:
-                sock = self.inheritance.take(endpoint.handed_over_as, endpoint.remote)
+                sock = self.inheritance.take(endpoint)
             if sock is None and address.port(endpoint.bind) and endpoint.remote is None:
                 sock = self.inheritance.lend(endpoint.bind)
             return udp.open_socket(endpoint) if sock is None else sock

@@ -9,29 +9,21 @@ one's place: neither the helper nor the service notices. Their names say which t
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 from typing import Callable, Dict, Iterable, List, Optional, Sequence
 
 from udppunch import address
 from udppunch.address import Address
 from udppunch.config.roles import ExposeConfig
-from udppunch.contract import (
-    Batch,
-    Burst,
-    Endpoint,
-    Lookup,
-    Outbox,
-    Piece,
-    Route,
-    hand_over_name,
-    word,
-)
+from udppunch.contract import Batch, Burst, Endpoint, Lookup, Outbox, Piece, Route, word
 from udppunch.errors import EX_NOHOST, CommandError
 from udppunch.notices import TRACE, Notices, event
 from udppunch.proto.destination import Destination
 from udppunch.proto.expose.eviction import Eviction
 from udppunch.proto.expose.keepalives import Keepalives
 from udppunch.proto.expose.trains import SIGNED_WORD, untag
+from udppunch.proto.handover import socket_name
 from udppunch.wire import expose
 
 log = logging.getLogger(__name__)
@@ -59,6 +51,14 @@ class _Helper:
 
     def __str__(self) -> str:
         return str(self.destination.lookup)
+
+    def inherit(self, name: str, most: int) -> bool:
+        """Whether a socket of that name is its own, or one of at most so many connectees'."""
+        what = name[len(self.prefix) :] if name.startswith(self.prefix) else ""
+        if re.fullmatch(r"\d{1,5}", what) and len(self.inherited) < most:
+            self.inherited.append(int(what) % expose.TAGS)
+            return True
+        return what == _TO_HELPER
 
 
 class _Connectee:
@@ -95,22 +95,18 @@ class Expose:
                 lookup,
                 outbox,
                 Keepalives(config.keepalive, config.key, config.name),
-                hand_over_name("expose", config.local, lookup, config.name, config.bind) + "-",
+                socket_name("expose", config.local, lookup, config.name, config.bind) + "-",
             )
             for lookup in config.helper
         ]
         self._next_sweep = 0.0
+        self._returned = False  # what it carries is not to end because a name server fails
 
     def inherit(self, names: Iterable[str]) -> List[str]:
         """Take over those sockets of a former exposer that are this one's; the other names."""
-        left = []
-        for name in names:
-            helper = next((one for one in self._helpers if name.startswith(one.prefix)), None)
-            what = name[len(helper.prefix) :] if helper is not None else ""
-            if helper is not None and what.isdigit():
-                helper.inherited.append(int(what))
-            elif what != _TO_HELPER:
-                left.append(name)
+        most, names = self._config.max_clients, list(names)
+        left = [n for n in names if not any(one.inherit(n, most) for one in self._helpers)]
+        self._returned = len(left) < len(names)
         return left
 
     def start(self, now: float) -> None:
@@ -121,20 +117,20 @@ class Expose:
 
     def resolved(self, lookup: Lookup, found: Sequence[Address], reason: str, now: float) -> None:
         if lookup is self._service.lookup:
-            if not found and self._service.address is None:
+            if not found and self._service.address is None and not self._returned:
                 raise CommandError(f"{lookup}: {reason}", EX_NOHOST)
             before = self._service.address
             if self._service.resolved(found, reason, now) and before is not None:
                 self._forget_all()  # their sockets lead to where it was
             for helper in self._helpers:
                 self._restore(helper, now)
+                self._meet(helper)
             return
         helper = next(one for one in self._helpers if one.destination.lookup is lookup)
-        if not found and helper.destination.address is None and len(self._helpers) == 1:
+        is_lost = not found and helper.destination.address is None
+        if is_lost and len(self._helpers) == 1 and not self._returned:
             raise CommandError(f"{lookup}: {reason}", EX_NOHOST)
-        changed = helper.destination.resolved(found, reason, now)
-        if helper.destination.address is not None and (changed or helper.endpoint is None):
-            self._meet(helper)
+        self._meet(helper, changed=helper.destination.resolved(found, reason, now))
 
     def opened(self, endpoint: Endpoint, now: float) -> None:
         connectee = endpoint.owner
@@ -209,10 +205,12 @@ class Expose:
             strip(connectee.to_service, piece, expose.TAG_LENGTH)
 
     def expire(self, now: float) -> None:
+        if self._service.address is None:
+            self._service.look_up(now)
         for helper in self._helpers:
             if helper.destination.address is None:
                 helper.destination.look_up(now)
-            elif helper.endpoint is None:
+            else:
                 self._meet(helper)
             if now >= helper.keepalives.deadline():
                 self._keep_alive(helper, now)
@@ -240,11 +238,15 @@ class Expose:
 
     # Helpers
 
-    def _meet(self, helper: _Helper) -> None:
-        """A socket for the helper's address, in place of one for a former address."""
+    def _meet(self, helper: _Helper, changed: bool = False) -> None:
+        """A socket for the helper's address, in place of one for a former address; not before
+        there is a service for what comes by it."""
         peer = helper.destination.address
-        assert peer is not None
+        if peer is None or self._service.address is None:
+            return
         if helper.endpoint is not None:
+            if not changed:
+                return
             self._outbox.close(helper.endpoint)
         bind = self._config.bind or address.any_of(peer)
         if address.is_wildcard(bind):  # of whatever family it was meant
@@ -349,7 +351,7 @@ class Expose:
         """Those that a former exposer had a socket for, which leads to the service as before."""
         service = self._service.address
         if service is not None:
-            for tag in helper.inherited[: self._config.max_clients]:
+            for tag in helper.inherited:
                 self._admit(helper, tag, service, now).answered = True
             helper.inherited.clear()
 

@@ -16,10 +16,11 @@ from typing import Callable, Dict, Iterable, List, Optional, Sequence
 from udppunch import address
 from udppunch.address import Address
 from udppunch.config.roles import ServeConfig
-from udppunch.contract import Burst, Endpoint, Lookup, Outbox, Route, hand_over_name
+from udppunch.contract import Burst, Endpoint, Lookup, Outbox, Route
 from udppunch.errors import EX_NOHOST, CommandError
 from udppunch.notices import TRACE, Notices, event
 from udppunch.proto.destination import Destination
+from udppunch.proto.handover import socket_name
 from udppunch.proto.limiter import TokenBucket
 from udppunch.proto.puncher import prudence
 from udppunch.proto.puncher.clients import Client, Clients
@@ -40,7 +41,7 @@ class Serve:
         self._outbox = outbox
         self._mark = marks.new(random(marks.RANDOM))
         self._forward = Destination(config.forward, outbox)
-        self._socket_name = hand_over_name("serve", config.forward, config.rendezvous, config.bind)
+        self._socket_name = socket_name("serve", config.forward, config.rendezvous, config.bind)
         self._presence = Presence(
             config.rendezvous, config.key, self._mark, config.bind, outbox, self.counters,
             self._socket_name,
