@@ -87,7 +87,7 @@ def explained(error: BaseException) -> Tuple[str, int]:
 def complain(text: str) -> None:
     """A line on standard error, as far as there is one; the journal takes it for an error."""
     priority = "<3>" if under_journal(os.environ) else ""
-    print_as_far_as_possible(f"{priority}udppunch: {text}", sys.stderr)
+    print_as_far_as_possible(f"{priority}udppunch: {one_line(text)}", sys.stderr)
 
 
 def print_as_far_as_possible(text: str, stream: Optional[TextIO]) -> None:
@@ -110,3 +110,10 @@ def under_journal(environment: Mapping[str, str]) -> bool:
     except (OSError, ValueError, AttributeError):
         return False
     return environment.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+def one_line(text: str) -> str:
+    """Control characters made visible: what strangers send is never taken for a line of ours."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

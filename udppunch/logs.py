@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import logging.handlers
@@ -10,7 +9,7 @@ import sys
 import time
 from typing import Mapping
 
-from udppunch.errors import complain, explained, under_journal
+from udppunch.errors import complain, explained, one_line, under_journal
 from udppunch.notices import TRACE, access_logger, event, state_logger
 
 _LEVELS = {
@@ -28,14 +27,14 @@ class _Terminal(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         at = time.strftime("%H:%M:%S", time.localtime(record.created))
         name = record.levelname.lower()
-        return f"{at}.{int(record.msecs):03d} {name:7} {_one_line(super().format(record))}"
+        return f"{at}.{int(record.msecs):03d} {name:7} {one_line(super().format(record))}"
 
 
 class _Journal(logging.Formatter):
     """The journal has a clock of its own, and takes the priority from the start of a line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return f"<{_PRIORITIES.get(record.levelno, 3)}>{_one_line(super().format(record))}"
+        return f"<{_PRIORITIES.get(record.levelno, 3)}>{one_line(super().format(record))}"
 
 
 class _Json(logging.Formatter):
@@ -55,23 +54,39 @@ class _Access(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-        return f"{at}Z {_one_line(super().format(record))}"
+        return f"{at}Z {one_line(super().format(record))}"
 
 
 class _File(logging.handlers.WatchedFileHandler):
-    """A file that may be moved away, and then is made anew; as unshakable as `_Stream`."""
+    """A file that may be moved away, and then is made anew; as unshakable as `_Stream`. When it
+    can't be written, the log says so once, and how often when it can be again."""
+
+    _lost = 0
 
     def emit(self, record: logging.LogRecord) -> None:
+        before = self._lost
         try:
             super().emit(record)
         except OSError:
             # It can't be closed, for what is left to be written, or not be opened again.
             self.stream = None
-            with contextlib.suppress(OSError):
+            try:
                 super().emit(record)
+            except OSError:
+                self.handleError(record)
+        if self._lost == before > 0:
+            self._lost = 0
+            self._say(f"is written again; {before} lines came too late or are lost")
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        pass
+        self._lost += 1
+        if self._lost == 1:
+            error = sys.exc_info()[1]
+            self._say(f"cannot be written: {getattr(error, 'strerror', None) or error}")
+
+    def _say(self, what: str) -> None:
+        text = f"transparent-log {self.baseFilename} {what}"
+        event(logging.getLogger("udppunch"), logging.WARNING, "transparent-log", text)
 
 
 class _Stream(logging.StreamHandler):  # type: ignore[type-arg]
@@ -122,10 +137,3 @@ def open_access(place: str, as_json: bool) -> None:
         handler.setFormatter(_Json() if as_json else _Access())
         logger.handlers[:] = [handler]
         logger.propagate = False
-
-
-def _one_line(text: str) -> str:
-    """Control characters made visible: what strangers send is never taken for a line of ours."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -9,21 +9,33 @@ import docopt
 from udppunch.config import nearest
 from udppunch.errors import UsageError
 
-# Stands for an argument that is missing: no word of a command line has a NUL.
-_ANYTHING = "\0"
+# No word of a command line has a NUL. One stands before what is no option, two stand for an
+# argument that is missing.
+_NO_OPTION = "\0"
+_ANYTHING = "\0\0"
 _MOST_MISSING = 3
 
 
 def words_of(text: str, name: str, words: Sequence[str]) -> Dict[str, Any]:
-    """What the words of a command give each name of its usage text. Raises UsageError."""
+    """What the words of a command give each name of its usage text. What stands behind `--` is
+    no option, whatever it begins with. Raises UsageError."""
+    before = before_dashes(words)
+    behind = [_NO_OPTION + word for word in words[len(before) + 1 :]]
+    words = [*before, *behind]
     _refuse_unknown_options(text, name, words)
     try:
-        return _docopt(text, name, words)
+        return {key: _bare(value) for key, value in _docopt(text, name, words).items()}
     except docopt.DocoptExit as error:
         complaint = str(error).split("\n")[0].strip()
         if not complaint or complaint.lower().startswith("usage"):
             complaint = _what_is_wrong(text, name, words)
         raise UsageError(f"{complaint}; see udppunch {name} --help") from None
+
+
+def _bare(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_bare(each) for each in value]
+    return value[1:] if isinstance(value, str) and value.startswith(_NO_OPTION) else value
 
 
 def not_given(text: str, words: Sequence[str]) -> Iterator[str]:
@@ -58,13 +70,25 @@ def _is_of(option: Any, word: str, names: Container[str]) -> bool:
 
 
 def _refuse_unknown_options(text: str, name: str, words: Sequence[str]) -> None:
-    known = {word: None for each in _options(text) for word in (each.short, each.long) if word}
-    for word in before_dashes(words):
+    options = _options(text)
+    known = {word: None for each in options for word in (each.short, each.long) if word}
+    for former, word in zip(["", *words], words):
         bare = word.split("=")[0]
+        if any(each.argcount and former in (each.short, each.long) for each in options):
+            continue  # the value of that one
+        if words.count(word) > 1 and word in known:
+            raise UsageError(f"{word} is given twice: once is enough")
         if bare[:1] == "-" and bare[1:2] != "-" and bare[:2] in known:
             continue  # a short one, its value behind it perhaps
         if len(bare) > 1 and bare.startswith("-") and not any(k.startswith(bare) for k in known):
-            raise UsageError(f"unknown option {bare} of udppunch {name}{nearest(bare, known)}")
+            hint = nearest(bare, known)
+            if "[KEY]" in text and "did you mean" not in hint:
+                # Which may be a key, and a secret.
+                raise UsageError(
+                    f"unknown option of udppunch {name}: a key that begins with a dash stands "
+                    "behind --"
+                )
+            raise UsageError(f"unknown option {bare} of udppunch {name}{hint}")
 
 
 def _what_is_wrong(text: str, name: str, words: Sequence[str]) -> str:

@@ -22,6 +22,32 @@ def test_a_text_is_what_is_written(text: str) -> None:
     assert read(f"[{text}, '{text}']") == [text, text]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeffa: 1\nb: [2]",
+        "a: 1\r\nb:\r\n- 2\r\n",
+        "%YAML 1.1\n---\na: 1\nb: [2]\n...\n",
+        "# first\na: &one 1 # and\n\nb: ['2']\n",
+        "{a: !!str 1, b: [2]}",
+    ],
+)
+def test_however_an_editor_leaves_it(text: str) -> None:
+    assert read(text) == {"a": "1", "b": ["2"]}
+
+
+def test_texts_of_several_lines() -> None:
+    assert read("a: |\n  x\n  y\nb: >\n  x\n  y\nc: x\n  y\nd: 'x\n\n  y'") == {
+        "a": "x\ny\n", "b": "x y\n", "c": "x y", "d": "x\ny",
+    }  # fmt: skip
+
+
+def test_what_grows_as_it_is_read() -> None:
+    """A list of lists of lists is one that is named often, not one that is there often."""
+    tables = [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 100)]
+    assert len(read("\n".join(["a0: &a0 [x]", *tables]))) == 100
+
+
 @pytest.mark.parametrize("text", ["key:", "key: ~", "key: null"])
 def test_no_value_is_none(text: str) -> None:
     assert read(text) == {"key": None}
@@ -43,6 +69,14 @@ def test_a_table_may_be_taken_over_and_changed() -> None:
         ("a: !!int many", ": a value in it cannot be read: put it in quotes"),
         ("a: !!timestamp never", ": a value in it cannot be read"),
         ("[" * 2000, ": a value in it cannot be read"),
+        ("---\na: 1\n---\nb: 1", ":3: not YAML: but found another document"),
+        ("a:\tb", ":1: not YAML: "),
+        ("a: *b", ":1: not YAML: found undefined alias"),
+        ("~: 1\n~: 2", ":2: ~ is given twice"),
+        ("'a': 1\n\"a\": 2", ":2: a is given twice"),
+        ('a: 1\nb: "x\\0"', ":2: "),
+        ('a: 1\n"b\\e": x', ":2: "),
+        ('- a\n- "\\ud800"', ":2: "),
         ("? [a]\n: b", ":1: found unhashable key"),
         ("\x00", ": not YAML: cannot be read"),
     ],

@@ -135,6 +135,8 @@ def test_an_access_log_that_cannot_be_written(workers: int, trouble: str, tmp_pa
         for connectee in connectees[:8]:
             ask(connectee, 5)
         assert eventually(lambda: helper.gauges()["connectees"] == 0, PATIENCE), helper
+        said = helper.wait_event("transparent-log")["message"]
+        assert str(file) in said and "cannot be written: No " in said
         if trouble == "gone":
             folder.mkdir()
         else:
@@ -144,6 +146,9 @@ def test_an_access_log_that_cannot_be_written(workers: int, trouble: str, tmp_pa
         # A worker whose file cannot be closed for what is left to be written loses a line more.
         lost = workers if trouble == "full" else 0
         assert 8 - lost <= len(_records(file, "came")) <= 8, helper
+        again = helper.wait_event("transparent-log", count=helper.count("transparent-log"))
+        assert "is written again" in again["message"], helper
+        assert helper.count("transparent-log") <= 2 * workers
         assert not helper.counters().get("role_errors") and not helper.count("restart"), helper
         helper.assert_alive_and_sane()
         shutil.rmtree(folder)

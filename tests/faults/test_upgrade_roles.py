@@ -7,28 +7,30 @@ import functools
 import os
 import signal
 import socket
+import subprocess
 import time
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
 
 import pytest
 import yaml
 
 from tests import program
-from tests.faults.expose_ends import PlayedExposer, reaches
+from tests.faults.expose_ends import KEY, PlayedExposer, false_helper, reaches, tagged
 from tests.faults.expose_traffic import (
     PASSWORD,
     PASSWORD_VARIABLE,
     ExposerProgram,
     FarEnd,
     HelperProgram,
+    few_descriptors,
 )
 from tests.faults.relay_traffic import PATIENCE, RelayProgram, carries, join, new_guid, pair_at
 from tests.faults.upgrading import FLOWS, ExposeLoad, assert_short, of_any_size, upgrade
 from tests.lab.whole_program import eventually
-from tests.program import Program, SocketAddress, text
+from tests.program import Popen, Program, SocketAddress, text
 from tests.standin.application import Echo, NumberedClient
-from tests.standin.expose import TAG, Connectee, Endpoint
+from tests.standin.expose import SIGNED, TAG, Connectee, Endpoint, sign
 from tests.standin.relay import Peer
 from tests.standin.service_manager import ServiceManager
 
@@ -244,6 +246,317 @@ def test_an_exposer(password: Optional[str]) -> None:
         exposer.assert_alive_and_sane()
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_an_exposer_whose_service_has_a_name(host: str) -> None:
+    """What waits for it goes on waiting until the name is resolved again."""
+    with (
+        HelperProgram() as helper,
+        FarEnd() as service,
+        ExposerProgram((host, service.address[1]), helper.address) as exposer,
+        ExposeLoad(helper.address, service) as load,
+    ):
+        for times in range(1, 4):
+            load.wait_answered()
+            exposer.process.send_signal(signal.SIGUSR2)
+            exposer.wait_event("replaced", count=times)
+        load.wait_answered()
+        load.finish()
+        assert load.silent() == load.lost == load.moved() == 0
+        exposer.assert_alive_and_sane()
+
+
+def test_an_exposer_with_as_many_sockets_as_it_may_have() -> None:
+    """What is handed over takes no second descriptor."""
+    tags = range(1, 61)
+    with false_helper("--max-clients", "60", popen=few_descriptors(96)) as helper:
+        sockets = helper.ask(*tags)
+        for times in range(1, 3):
+            helper.exposer.process.send_signal(signal.SIGUSR2)
+            helper.exposer.wait_event("replaced", count=times)
+            assert helper.ask(*tags) == sockets
+        helper.exposer.assert_alive_and_sane()
+
+
+class ExposerOfFile:
+    """`udppunch run` of a file with an exposer, whose helper and service the test plays."""
+
+    def __init__(self, folder: Path, popen: Popen = subprocess.Popen) -> None:
+        self.file = folder / "exposer.yaml"
+        self.helper, self.service = Endpoint(), Endpoint()
+        self.seen: SocketAddress = ("", 0)
+        self._popen = popen
+
+    def __enter__(self) -> ExposerOfFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.helper.close()
+        self.service.close()
+
+    def write(self, **settings: Any) -> None:
+        places = {"local": text(self.service.address), "helper": text(self.helper.address)}
+        expose = {**places, "keepalive": "1s", **settings}
+        self.file.write_text(yaml.safe_dump({"roles": [{"expose": expose}]}))
+
+    def start(self) -> Program:
+        return Program("run", str(self.file), "--control", "none", popen=self._popen)
+
+    def register(self) -> SocketAddress:
+        """Where it comes from that says next that it is there."""
+        while True:
+            said, self.seen = self.helper.receive_from()
+            if said.startswith(SIGNED):
+                self.helper.send_to(self.seen, sign("Registered", KEY))
+                return self.seen
+
+    def wait_registered(self, exposer: Program, count: int) -> None:
+        """Until each of so many programs, one after the other, has been registered."""
+        while exposer.count("registered") < count:
+            self.register()
+
+    def replace(self, exposer: Program) -> None:
+        exposer.wait_event("registered")
+        exposer.process.send_signal(signal.SIGUSR2)
+        self.wait_registered(exposer, 2)
+
+    def ask(self, *tags: int) -> Dict[int, SocketAddress]:
+        """Whence the service is asked for each of the tags."""
+        asked = {}
+        for tag in tags:
+            said = os.urandom(16)
+            self.helper.send_to(self.seen, tagged(tag, said))
+            heard, asked[tag] = self.service.receive_from()
+            assert heard == said
+        return asked
+
+
+def udp_sockets(process: int) -> int:
+    """How many it has, some of them perhaps in vain."""
+    folder = f"/proc/{process}/fd"
+    links = {os.readlink(f"{folder}/{number}") for number in os.listdir(folder)}
+    with open(f"/proc/{process}/net/udp") as ipv4, open(f"/proc/{process}/net/udp6") as ipv6:
+        lines = [line.split() for line in (*ipv4, *ipv6) if ":" in line]
+    return sum(f"socket:[{columns[9]}]" in links for columns in lines)
+
+
+def has_one_socket(process: int) -> bool:
+    return udp_sockets(process) == 1
+
+
+@pytest.fixture
+def exposing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ExposerOfFile:
+    monkeypatch.setenv(PASSWORD_VARIABLE, PASSWORD)
+    return ExposerOfFile(tmp_path)
+
+
+CONNECTEES = range(1, 41)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_an_exposer_asked_again_and_again(host: str, exposing: ExposerOfFile) -> None:
+    """Before it has come to anything, too: what it has not taken yet is handed on."""
+    with exposing:
+        places = (f"{host}:{end.address[1]}" for end in (exposing.service, exposing.helper))
+        exposing.write(**dict(zip(("local", "helper"), places)))
+        with exposing.start() as exposer:
+            before = exposing.register()
+            sockets = exposing.ask(*CONNECTEES)
+            open_before = len(os.listdir(f"/proc/{exposer.process.pid}/fd"))
+            for number in range(40):
+                exposer.process.send_signal(signal.SIGUSR2)
+                time.sleep(number % 4 / 50)
+            assert exposing.ask(*CONNECTEES) == sockets and exposing.seen == before
+            exposing.wait_registered(exposer, 2)
+            assert exposing.seen == before
+            # While a name is looked up there is a pipe more.
+            assert eventually(
+                lambda: len(os.listdir(f"/proc/{exposer.process.pid}/fd")) == open_before, PATIENCE
+            )
+            exposer.assert_alive_and_sane()
+
+
+def test_an_exposer_by_both_ways_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service manager keeps nothing of what is in use, and so hands over nothing stale."""
+    monkeypatch.setenv(PASSWORD_VARIABLE, PASSWORD)
+    with ServiceManager(tmp_path) as manager, ExposerOfFile(tmp_path, manager.popen) as exposing:
+        exposing.write(idle="2s")
+        with contextlib.ExitStack() as stack:
+            exposer = stack.enter_context(exposing.start())
+            before = exposing.register()
+            for _ in range(3):
+                sockets = exposing.ask(*CONNECTEES)
+                exposer.process.send_signal(signal.SIGUSR2)
+                exposer.wait_event("replaced")
+                assert exposing.ask(*CONNECTEES) == sockets
+                exposer.process.send_signal(signal.SIGQUIT)
+                assert exposer.process.wait(PATIENCE) == 0
+                assert len(manager.stored) == len(sockets) + 1
+                exposer = stack.enter_context(exposing.start())
+                assert exposing.register() == before
+                assert exposing.ask(*CONNECTEES) == sockets
+                assert eventually(lambda: not manager.stored, PATIENCE)
+                are_forgotten = functools.partial(has_one_socket, exposer.process.pid)
+                assert eventually(are_forgotten, PATIENCE)
+            exposer.assert_alive_and_sane()
+
+
+def test_an_exposer_asked_by_both_ways_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does the one or the other."""
+    monkeypatch.setenv(PASSWORD_VARIABLE, PASSWORD)
+    with ServiceManager(tmp_path) as manager, ExposerOfFile(tmp_path, manager.popen) as exposing:
+        exposing.write()
+        with contextlib.ExitStack() as stack:
+            exposer = stack.enter_context(exposing.start())
+            before = exposing.register()
+            sockets = exposing.ask(1, 2, 3)
+            for number in (signal.SIGSTOP, signal.SIGQUIT, signal.SIGUSR2, signal.SIGCONT):
+                exposer.process.send_signal(number)
+            exposer.wait_event("stopped")
+            assert eventually(
+                lambda: exposer.count("replaced") == 1 or exposer.process.poll() is not None,
+                PATIENCE,
+            )
+            if not exposer.count("replaced"):
+                assert exposer.process.poll() == 0
+                exposer = stack.enter_context(exposing.start())
+            assert exposing.register() == before and exposing.ask(1, 2, 3) == sockets
+            exposer.assert_alive_and_sane()
+
+
+def test_fewer_connectees_than_were_handed_over(exposing: ExposerOfFile) -> None:
+    with exposing:
+        exposing.write()
+        with exposing.start() as exposer:
+            exposing.register()
+            sockets = exposing.ask(1, 2, 3, 4, 5)
+            exposing.write(**{"max-clients": 2})
+            exposing.replace(exposer)
+            assert udp_sockets(exposer.process.pid) == 1 + 2
+            ports = {port for _, port in sockets.values()}
+            kept = {port for port in ports if is_bound(port)}
+            assert len(kept) == 2
+
+
+def is_bound(port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("what", ["local", "helper", "bind", "name"])
+def test_an_exposer_of_something_else_begins_anew(what: str, exposing: ExposerOfFile) -> None:
+    """What waits in the former sockets is for nobody."""
+    with exposing, Endpoint() as other:
+        exposing.write()
+        with exposing.start() as exposer:
+            before = exposing.register()
+            sockets = exposing.ask(1, 2, 3)
+            changed = {"name": "other", "bind": f"127.0.0.1:{program.free_port()}"}
+            exposing.write(**{what: changed.get(what, text(other.address))})
+            if what == "local":
+                exposing.service, former = other, exposing.service
+            elif what == "helper":
+                exposing.helper, former = other, exposing.helper
+            exposing.replace(exposer)
+            assert exposing.seen != before and udp_sockets(exposer.process.pid) == 1
+            again = exposing.ask(1, 2, 3)
+            assert not {*again.values()} & {*sockets.values()}
+            if what == "local":
+                assert former.has_nothing()
+                former.close()
+            elif what == "helper":
+                former.close()
+            exposer.assert_alive_and_sane()
+
+
+def test_helpers_in_another_order(exposing: ExposerOfFile) -> None:
+    """Each keeps its socket and its connectees, whatever others there are."""
+    with exposing, Endpoint() as second:
+        first = exposing.helper
+        exposing.write(helper=[text(first.address), text(second.address)])
+        with exposing.start() as exposer:
+            seen: Dict[SocketAddress, SocketAddress] = {}
+            sockets: Dict[SocketAddress, Dict[int, SocketAddress]] = {}
+            for times, helpers in enumerate(((first, second), (second, first), (first, second))):
+                exposing.write(helper=[text(each.address) for each in helpers])
+                if times:
+                    exposer.process.send_signal(signal.SIGUSR2)
+                    exposer.wait_event("replaced", count=times)
+                for exposing.helper in (first, second):
+                    exposing.wait_registered(exposer, exposer.count("registered") + 1)
+                    at = exposing.helper.address
+                    assert seen.setdefault(at, exposing.seen) == exposing.seen
+                    asked = exposing.ask(1, 2)
+                    assert sockets.setdefault(at, asked) == asked
+            assert not {*sockets[first.address].values()} & {*sockets[second.address].values()}
+            assert udp_sockets(exposer.process.pid) == 2 + 4
+            exposer.assert_alive_and_sane()
+
+
+def with_hosts(file: Path) -> Popen:
+    """Starts a process that knows the hosts of that file, as it is then and later, and no name
+    server."""
+
+    def start(arguments: Sequence[str], **more: Any) -> "subprocess.Popen[str]":
+        mount = f"mount --bind {file} /etc/hosts && mount --bind /dev/null /etc/resolv.conf"
+        own = ["unshare", "--mount", "sh", "-c", f'{mount} && exec "$@"', "sh"]
+        return subprocess.Popen([*own, *arguments], **more)
+
+    return start
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has a file of hosts of its own")
+@pytest.mark.parametrize("whose", ["local", "helper"])
+def test_a_name_that_cannot_be_resolved_just_then(
+    whose: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The exposer goes on with the address that was handed over, and need not ask."""
+    monkeypatch.setenv(PASSWORD_VARIABLE, PASSWORD)
+    hosts = tmp_path / "hosts"
+    hosts.write_text("127.0.0.1 there\n")
+    with ExposerOfFile(tmp_path, with_hosts(hosts)) as exposing:
+        end = exposing.service if whose == "local" else exposing.helper
+        exposing.write(**{whose: f"there:{end.address[1]}"})
+        with exposing.start() as exposer:
+            before = exposing.register()
+            exposer.wait_event("registered")
+            sockets = exposing.ask(1, 2, 3)
+            hosts.write_text("")
+            exposer.process.send_signal(signal.SIGUSR2)
+            exposing.wait_registered(exposer, 2)
+            assert not exposer.count("unresolved")
+            assert exposing.seen == before and exposing.ask(1, 2, 3) == sockets
+            exposer.assert_alive_and_sane()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has a file of hosts of its own")
+def test_a_helper_that_is_of_the_other_family_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PASSWORD_VARIABLE, PASSWORD)
+    hosts = tmp_path / "hosts"
+    hosts.write_text("127.0.0.1 there\n")
+    with ExposerOfFile(tmp_path, with_hosts(hosts)) as exposing:
+        port = exposing.helper.address[1]
+        exposing.write(helper=f"there:{port}")
+        with exposing.start() as exposer, Endpoint(("::1", port)) as moved:
+            exposing.register()
+            exposer.wait_event("registered")
+            sockets = exposing.ask(1, 2, 3)
+            hosts.write_text("::1 there\n")
+            exposer.process.send_signal(signal.SIGUSR2)
+            exposing.helper.close()
+            exposing.helper = moved
+            exposing.wait_registered(exposer, 2)
+            assert exposing.ask(1, 2, 3) == sockets
+            exposer.assert_alive_and_sane()
+
+
 @pytest.mark.parametrize("of", ["a service manager", "the program"])
 def test_a_server_keeps_its_place(of: str, tmp_path: Path) -> None:
     """The rendezvous knows it by its socket, and it need not wait for its key."""
@@ -286,6 +599,33 @@ def upgrade_one(daemon: Program, until: str) -> None:
     daemon.process.send_signal(signal.SIGUSR2)
     daemon.wait_event("replaced")
     daemon.wait_event(until, count=count)
+
+
+@pytest.mark.parametrize("role", ["expose", "rendezvous", "serve", "connect"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_who_is_to_end_ends(role: str, number: signal.Signals, exposing: ExposerOfFile) -> None:
+    """Whenever that is said: what is held back is heard by the program that comes next."""
+    with exposing:
+        exposing.write()
+        made: Dict[str, Callable[[], Program]] = {
+            "expose": exposing.start,
+            "rendezvous": program.rendezvous,
+            "serve": lambda: program.serve(exposing.service.address, exposing.helper.address),
+            "connect": lambda: program.connect(exposing.helper.address),
+        }
+        for pause in (0.0, 0.001, 0.03, 0.1, 0.2):
+            with made[role]() as daemon:
+                assert eventually(lambda: caught(daemon.process.pid), PATIENCE), daemon
+                daemon.process.send_signal(signal.SIGUSR2)
+                time.sleep(pause)
+                assert daemon.stop(number) == 0 and not daemon.output, daemon
+
+
+def caught(process: int) -> bool:
+    """Whether it acts on signals by now."""
+    with open(f"/proc/{process}/status") as file:
+        (found,) = (line.split()[1] for line in file if line.startswith("SigCgt:"))
+    return bool(int(found, 16) >> (signal.SIGUSR2 - 1) & 1)
 
 
 @pytest.mark.parametrize("role", ["connect", "rendezvous"])

@@ -138,6 +138,25 @@ def test_a_relay_and_a_rendezvous(workers: int, tmp_path: Path) -> None:
 
 
 @of_any_size
+def test_a_name_without_an_address_ends_no_other_role(workers: int, tmp_path: Path) -> None:
+    file = tmp_path / "several.yaml"
+    relay_at, nowhere = f"127.0.0.1:{program.free_port()}", "no-such-host.invalid"
+    secrets = {"rendezvous": nowhere, "key": "k"}
+    roles: List[Any] = [
+        {"relay": {"listen": relay_at, "workers": workers}},
+        {"expose": {"local": "127.0.0.1:9", "helper": f"{nowhere}:9"}},
+        {"serve": {"forward": "127.0.0.1:9", **secrets}},
+        {"connect": {"listen": f"127.0.0.1:{program.free_port()}", **secrets}},
+    ]
+    file.write_text(yaml.safe_dump({"roles": roles}))
+    with RelayProgram(workers=workers, secret=SECRET, command=("run", str(file))) as daemon:
+        daemon.wait_event("unresolved", count=3)
+        pair_at(daemon)
+        assert not daemon.count("restart") and not daemon.output
+        daemon.assert_alive_and_sane()
+
+
+@of_any_size
 def test_all_roles_tell_what_they_do(workers: int, tmp_path: Path) -> None:
     file = tmp_path / "both.yaml"
     listen = write_roles(file, workers)

@@ -6,8 +6,10 @@ Each heir is a program that another one has become: this file, which tells what 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -15,11 +17,14 @@ from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, NoReturn, Sequence, Tuple
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests import program
 from tests.program import text
 from tests.standin.service_manager import ServiceManager
 from udppunch import address, config
+from udppunch.contract import Endpoint
 from udppunch.proc.estate import Estate, Inheritance, leave_to_manager, replace_self
 from udppunch.proc.systemd import Notifier
 from udppunch.wire import registrar as wire
@@ -233,6 +238,73 @@ def test_a_program_that_is_not_there() -> None:
     roles: List[Role] = [("relay", 1, {"listen": places()})]
     with pytest.raises(AssertionError, match="FileNotFoundError"):
         inherit(roles, roles, "no such program")
+
+
+FIRST = 3
+TELLING = """
+import json, os
+count, names = int(os.environ["LISTEN_FDS"]), os.environ["LISTEN_FDNAMES"].split(":")
+found = [os.fstat(3 + at).st_ino for at in range(count)]
+print(json.dumps([os.environ["LISTEN_PID"] == str(os.getpid()), names, found]))
+"""
+
+
+def handed_over(numbers: Sequence[int], names: Sequence[str]) -> Tuple[List[str], List[int]]:
+    """The names and inodes that a program finds of sockets that stood at these numbers, when its
+    predecessor replaced itself by it."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket(type=socket.SOCK_DGRAM)) for _ in numbers]
+        before = [os.fstat(sock.fileno()).st_ino for sock in sockets]
+        reader, writer = os.pipe()
+        child = os.fork()
+        if not child:
+            try:
+                become_who_tells(sockets, numbers, names, writer)
+            finally:
+                os._exit(1)
+        os.close(writer)
+        with os.fdopen(reader) as output:
+            said = output.read()
+        assert os.waitpid(child, 0)[1] == 0
+    is_for_it, found_names, found = json.loads(said)
+    assert is_for_it
+    return found_names, [before.index(inode) for inode in found]
+
+
+def become_who_tells(
+    sockets: Sequence[socket.socket], numbers: Sequence[int], names: Sequence[str], output: int
+) -> None:
+    beyond = max(numbers) + 1
+    os.dup2(output, 1)
+    away = [fcntl.fcntl(sock.fileno(), fcntl.F_DUPFD, beyond) for sock in sockets]
+    os.closerange(FIRST, beyond)
+    for number, at in zip(away, numbers):
+        os.dup2(number, at, inheritable=False)
+    os.closerange(beyond, max(away) + 1)
+    inheritance = Inheritance({})
+    inheritance.hold({
+        Endpoint("connectee", address.ANY_IPV4, handed_over_as=name): socket.socket(fileno=at)
+        for name, at in zip(names, numbers)
+    })  # fmt: skip
+    resource.setrlimit(resource.RLIMIT_NOFILE, (beyond + 20, beyond + 20))
+    replace_self([], inheritance, [sys.executable, "-I", "-S", "-c", TELLING])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(FIRST, FIRST + 12), unique=True, min_size=1))
+def test_sockets_may_stand_anywhere(numbers: List[int]) -> None:
+    """Also where others are to be: rings of them, and rows."""
+    names = [f"n{number}" for number in range(len(numbers))]
+    found_names, found = handed_over(numbers, names)
+    assert found_names == [f"outliving-{name}" for name in names]
+    assert found == list(range(len(numbers)))
+
+
+def test_names_beyond_what_a_variable_holds() -> None:
+    """The kernel would not start a program with them: some sockets are let go, of no others."""
+    names = [f"{number:05}" + "x" * 1000 for number in range(200)]
+    _, found = handed_over(range(FIRST, FIRST + 200), names)
+    assert found == list(range(len(found))) and 100 < len(found) < 131
 
 
 def test_a_manager_is_given_all_of_several_roles(tmp_path: Path) -> None:

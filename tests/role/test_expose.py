@@ -605,7 +605,7 @@ def test_connectees_go_on_by_the_sockets_they_had() -> None:
         assert sent == [(by_name[name], b"to")]
         sent = site.deliver(by_name[name], one(SERVICE, b"fro"))
         assert sent == [(site.helper, tagged(tag, b"fro"))]
-    assert site.role.counters["connectees"] == 0 and site.role.gauges() == {"connectees": 2}
+    assert site.role.counters["connectees new"] == 0 and site.role.gauges() == {"connectees": 2}
 
 
 def test_no_more_connectees_go_on_than_there_may_be() -> None:

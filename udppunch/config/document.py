@@ -7,12 +7,14 @@ A name that stands twice in one table is a mistake, of which the one or the othe
 
 from __future__ import annotations
 
+import re
 from typing import Any, Dict, List, Tuple
 
 import yaml
 
 from udppunch.config.parse import Invalid
 
+_NO_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 _MERGE = "tag:yaml.org,2002:merge"
 # A setting without a value is as if it were not there.
 _KEPT = (_MERGE, "tag:yaml.org,2002:null")
@@ -43,6 +45,14 @@ def _without_guesses() -> Dict[str, List[Tuple[str, Any]]]:
 
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers = _without_guesses()
+
+    def construct_scalar(self, node: Any) -> Any:
+        value = super().construct_scalar(node)
+        if isinstance(value, str) and _NO_TEXT.search(value):
+            raise yaml.constructor.ConstructorError(
+                None, None, "control characters are no text", node.start_mark
+            )
+        return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Dict[Any, Any]:
         seen = set()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Dict, List, Mapping, Tuple
 
 from udppunch import address
-from udppunch.config.parse import Invalid, nearest, read_text
+from udppunch.config.parse import Invalid, nearest, origin, read_text
 from udppunch.config.process import PROCESS
 from udppunch.config.roles import ALIASES, ROLES, binds, parts, refuse_twice, role_config
 from udppunch.errors import CommandError, ConfigError
@@ -20,7 +20,8 @@ def load_file(
     """
     content = read_yaml(path, "configuration")
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: no settings: write `roles:` and a list, see udppunch.yaml(5)")
+        said = "no settings: write `roles:` and a list, see udppunch.yaml(5)"
+        raise ConfigError(f"{path}: {said}{origin(path)}")
     entries = content.pop("roles", None)
     for name in content:
         if name not in PROCESS:

@@ -329,7 +329,7 @@ def _read_secret(what: str, path: str, parse: Callable[[str], bytes]) -> bytes:
     try:
         return parse(text[:-1] if text.endswith("\n") else text)
     except Invalid as error:
-        raise ConfigError(f"{what} {path}: {error}") from None
+        raise ConfigError(f"{what} {path}: {error}{origin(path)}") from None
 
 
 def parse_secret(text: str) -> bytes:
@@ -371,6 +371,13 @@ def is_exposed(path: str, environment: Mapping[str, str]) -> bool:
     except OSError:
         return False
     return bool(stat.S_ISREG(mode) and mode & (stat.S_IRGRP | stat.S_IROTH))
+
+
+def origin(path: str) -> str:
+    """Of a credential of systemd's, what may be amiss with the file that it is a copy of: the end
+    of an error message. A copy of a file that is not there is as good as empty."""
+    is_copy = os.path.abspath(path).startswith("/run/credentials/")
+    return "; is the file there that the unit's LoadCredential= names?" if is_copy else ""
 
 
 def read_text(path: str, what: str) -> str:

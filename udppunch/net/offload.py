@@ -41,9 +41,9 @@ def _accepts(sock: socket.socket, level: int, option: int, value: int) -> bool:
     return True
 
 
-def receive_coalesced(sock: socket.socket) -> bool:
-    """Lets the kernel hand over trains of datagrams in one piece (UDP_GRO)."""
-    return LINUX and _accepts(sock, SOL_UDP, UDP_GRO, 1)
+def receive_coalesced(sock: socket.socket, wanted: bool) -> bool:
+    """Lets the kernel hand over trains of datagrams in one piece (UDP_GRO), or has it cease to."""
+    return LINUX and _accepts(sock, SOL_UDP, UDP_GRO, int(wanted)) and wanted
 
 
 def send_segmented(sock: socket.socket) -> bool:

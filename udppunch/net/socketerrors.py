@@ -87,7 +87,7 @@ def explain(endpoint: Endpoint, error: Exception) -> CommandError:
             f"cannot use {where}: another process has this port ('{ask}' names it)", EX_CANTCREAT
         )
     if number in (errno.EACCES, errno.EPERM):
-        remedy = "run as root or with CAP_NET_BIND_SERVICE, or choose a port from 1024 up"
+        remedy = "choose a port from 1024 up, use a socket unit, or run with CAP_NET_BIND_SERVICE"
         if not 0 < port < 1024:
             remedy = "a security policy or sandbox forbids it"
         return CommandError(f"cannot use {where}: permission denied; {remedy}", EX_NOPERM)

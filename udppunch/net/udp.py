@@ -105,7 +105,7 @@ class UdpSocket:
         sock.setblocking(False)
         offload.size_buffers(sock, *buffers)
         offload.ignore_path_mtu(sock)
-        self.coalesces = use_offload and offload.receive_coalesced(sock)
+        self.coalesces = offload.receive_coalesced(sock, use_offload)
         self.segments = use_offload and offload.send_segmented(sock)
         if endpoint.asked_address and is_wildcard(endpoint.bind):
             offload.tell_asked_address(sock)

@@ -65,8 +65,10 @@ _ROLES: Dict[str, Callable[[Any, Outbox, Callable[[int], bytes]], Role]] = {
 class _Crew:
     """The roles of one process, each with its name."""
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: Loop, scene: Scene) -> None:
         self.loop = loop
+        # One role's name that has no address just now is no reason to end the others.
+        self._several = len(scene.roles) > 1
         self.leaving = Leaving.FOR_GOOD
         self._stopping = False
         self.roles: List[Tuple[str, Role]] = []
@@ -81,6 +83,8 @@ class _Crew:
             role: Role = self._with_registrar(estate, outbox)
         else:
             role = _ROLES[name](config, outbox, os.urandom)
+            if isinstance(role, (Connect, Expose, Serve)):
+                role.patient = role.patient or self._several
         self.roles.append((name, role))
         self.loop.add(role, outbox)
 
@@ -160,7 +164,9 @@ class _Crew:
 
     def hand_over(self, leaving: Leaving, estates: Sequence[Estate], scene: Scene) -> None:
         """What registrars know is for who comes next."""
-        if self._stopping or any(desk.draining for desk in self.desks):
+        if self._stopping or self.leaving is not Leaving.FOR_GOOD:
+            return
+        if any(desk.draining for desk in self.desks):
             return
         if not scene.may_leave(leaving):
             return
@@ -198,7 +204,7 @@ def run_all(roles: Roles, estates: Sequence[Estate], scene: Scene) -> Leaving:
         for bind, group in zip(estate.config.binds, estate.sockets)
     }
     loop = scene.loop([config for _, config in roles], sockets)
-    crew = _Crew(loop)
+    crew = _Crew(loop, scene)
     waiting = iter(estates)  # in the order of their roles
     for name, config in roles:
         crew.add(name, config, next(waiting) if name in KINDS else None)
@@ -249,7 +255,7 @@ def _heed_signals(crew: _Crew, estates: Sequence[Estate], scene: Scene) -> Signa
 def run_others(roles: Roles, scene: Scene, board: Board, slot: int) -> None:
     """The roles that a daemon has beside those with several workers."""
     loop = scene.loop()
-    crew = _Crew(loop)
+    crew = _Crew(loop, scene)
     for name, config in roles:
         crew.add(name, config)
     # A reload concerns the others alone.

@@ -65,8 +65,8 @@ def run(
         )
         _open_access_logs(roles, process)
         _warn_of_open_doors(roles)
-        for kept in inheritance.names:
-            Notifier(environment).forget(kept)
+        if not all(map(Notifier(environment).forget, inheritance.names)):
+            log.warning("the service manager goes on keeping what it has handed over")
         inheritance.keep([bind for _, config in roles for bind in binds(config)])
         named = [(role, config) for role, config in roles if role in KINDS]
         estates = [

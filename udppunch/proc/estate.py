@@ -45,6 +45,7 @@ class Inheritance:
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._sockets: Dict[Address, List[socket.socket]] = {}
         self._outliving: Dict[str, socket.socket] = {}
+        self._ambiguous: Set[str] = set()
         self._files: Dict[str, int] = {}
         described = _described(environment)
         self.names = {name for name, _ in described if name}
@@ -146,10 +147,21 @@ class Inheritance:
             return
         sock.setblocking(False)
         if name.startswith(_OUTLIVING):
-            self._outliving[name[len(_OUTLIVING) :]] = sock
+            self._note_outliving(name[len(_OUTLIVING) :], sock)
             return
         where = sockaddr.from_tuple(sock.getsockname())
         self._sockets.setdefault(where, []).append(sock)
+
+    def _note_outliving(self, name: str, sock: socket.socket) -> None:
+        """Of two that have one name nobody knows which is the right one."""
+        former = self._outliving.pop(name, None)
+        if former is None and name not in self._ambiguous:
+            self._outliving[name] = sock
+            return
+        self._ambiguous.add(name)
+        for each in (former, sock):
+            if each is not None:
+                each.close()
 
 
 class Estate:

@@ -101,7 +101,7 @@ class Scene:
         self.current[:] = configs
         logs.set_level(process.log_level)
         if os.getpid() == self.main_pid:
-            said = "SIGHUP: secret, limits and log level read again"
+            said = "SIGHUP: files read again, the log level too"
             event(log, logging.INFO, "reloaded", said)
         return True
 

@@ -30,30 +30,33 @@ class Notifier:
     def store(self, name: str, number: int) -> bool:
         """Have the file kept, and handed to the next process of this service under that name;
         whether that was told."""
-        return self._send({"FDSTORE": "1", "FDNAME": name}, (number,))
+        return self._send({"FDSTORE": "1", "FDNAME": name}, (number,), _PATIENCE)
 
-    def forget(self, name: str) -> None:
-        """Have what is kept under that name kept no more: it is in use, and will be stored anew."""
-        self._send({"FDSTOREREMOVE": "1", "FDNAME": name}, ())
+    def forget(self, name: str) -> bool:
+        """Have what is kept under that name kept no more: it is in use, and will be stored anew;
+        whether nobody keeps it now."""
+        return not self._path or self._send({"FDSTOREREMOVE": "1", "FDNAME": name}, (), _PATIENCE)
 
     def wait(self) -> bool:
         """Wait until all that was told before has been heard; whether it was."""
         reader, writer = os.pipe()
         try:
-            told = self._send({"BARRIER": "1"}, (writer,))
+            told = self._send({"BARRIER": "1"}, (writer,), _PATIENCE)
             os.close(writer)
             return told and bool(select.select([reader], [], [], _BARRIER)[0])
         finally:
             os.close(reader)
 
-    def _send(self, assignments: Mapping[str, str], numbers: Sequence[int]) -> bool:
+    def _send(
+        self, assignments: Mapping[str, str], numbers: Sequence[int], patience: float = 0.0
+    ) -> bool:
         if not self._path:
             return False
         text = "\n".join(f"{name}={value}" for name, value in assignments.items())
         files = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", numbers))]
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-                sock.settimeout(_PATIENCE if numbers else 0.0)
+                sock.settimeout(patience)
                 sock.sendmsg([text.encode()], files if numbers else [], 0, self._path)
         except OSError:
             return False

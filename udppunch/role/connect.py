@@ -20,6 +20,7 @@ from udppunch.notices import Notices, event
 from udppunch.proto.destination import Destination
 from udppunch.proto.limiter import TokenBucket
 from udppunch.proto.puncher.client_path import ClientPath
+from udppunch.proto.puncher.consent import earliest
 from udppunch.proto.puncher.path import CHECK_BURST, CHECK_RATE, Happening, State, Tools
 from udppunch.proto.timers import Timers
 
@@ -45,6 +46,7 @@ class Connect:
         self._paths: Dict[Address, ClientPath] = {}
         self._timers: Timers[ClientPath] = Timers()
         self._notices = Notices(log)
+        self.patient = False  # a name without an address is asked for again, and ends nothing
 
     def start(self, now: float) -> None:
         for listener in self._listeners:
@@ -71,7 +73,7 @@ class Connect:
         self._after(path, None, now)
 
     def resolved(self, lookup: Lookup, found: Sequence[Address], reason: str, now: float) -> None:
-        if not found and self._rendezvous.address is None:
+        if not found and self._rendezvous.address is None and not self.patient:
             raise CommandError(f"{lookup}: {reason}", EX_NOHOST)
         self._rendezvous.resolved(found, reason, now)
 
@@ -183,9 +185,12 @@ class Connect:
     def expire(self, now: float) -> None:
         for path in self._timers.due(now):
             self._after(path, path.expire(now), now)
+        if self._rendezvous.address is None:
+            self._rendezvous.look_up(now)
 
     def deadline(self) -> Optional[float]:
-        return self._timers.deadline()
+        again = self._rendezvous.again_at() if self._rendezvous.address is None else None
+        return earliest(self._timers.deadline(), again)
 
     def stop(self, now: float) -> None:
         """Tell the server, so that it need not wait for what does not come."""

@@ -9,7 +9,6 @@ one's place: neither the helper nor the service notices. Their names say which t
 from __future__ import annotations
 
 import logging
-import re
 from collections import Counter
 from typing import Callable, Dict, Iterable, List, Optional, Sequence
 
@@ -21,25 +20,26 @@ from udppunch.errors import EX_NOHOST, CommandError
 from udppunch.notices import TRACE, Notices, event
 from udppunch.proto.destination import Destination
 from udppunch.proto.expose.eviction import Eviction
+from udppunch.proto.expose.handover import SocketNames
 from udppunch.proto.expose.keepalives import Keepalives
-from udppunch.proto.expose.trains import SIGNED_WORD, untag
-from udppunch.proto.handover import socket_name
+from udppunch.proto.expose.trains import SIGNED_WORD, head_of, untag
 from udppunch.wire import expose
 
 log = logging.getLogger(__name__)
 
 _SWEEP = 1.0
 _MOST_WAITING = 32  # datagrams of a tag whose socket is not open yet
-_TO_HELPER = "helper"
 
 
 class _Helper:
     """A helper, the endpoint that talks to it, and the connectees it has told of."""
 
-    def __init__(self, lookup: Lookup, outbox: Outbox, keepalives: Keepalives, prefix: str) -> None:
+    def __init__(
+        self, lookup: Lookup, outbox: Outbox, keepalives: Keepalives, names: SocketNames
+    ) -> None:
         self.destination = Destination(lookup, outbox)
         self.keepalives = keepalives
-        self.prefix = prefix  # of the names of its sockets, and its connectees'
+        self.names = names
         self.inherited: List[int] = []  # tags whose sockets were handed over
         self.endpoint: Optional[Endpoint] = None
         self.route: Optional[Route] = None
@@ -51,14 +51,6 @@ class _Helper:
 
     def __str__(self) -> str:
         return str(self.destination.lookup)
-
-    def inherit(self, name: str, most: int) -> bool:
-        """Whether a socket of that name is its own, or one of at most so many connectees'."""
-        what = name[len(self.prefix) :] if name.startswith(self.prefix) else ""
-        if re.fullmatch(r"\d{1,5}", what) and len(self.inherited) < most:
-            self.inherited.append(int(what) % expose.TAGS)
-            return True
-        return what == _TO_HELPER
 
 
 class _Connectee:
@@ -95,40 +87,47 @@ class Expose:
                 lookup,
                 outbox,
                 Keepalives(config.keepalive, config.key, config.name),
-                socket_name("expose", config.local, lookup, config.name, config.bind) + "-",
+                SocketNames(config.local, lookup, config.name, config.bind),
             )
             for lookup in config.helper
         ]
         self._next_sweep = 0.0
-        self._returned = False  # what it carries is not to end because a name server fails
+        self.patient = False  # a name without an address is asked for again, and ends nothing
 
     def inherit(self, names: Iterable[str]) -> List[str]:
         """Take over those sockets of a former exposer that are this one's; the other names."""
-        most, names = self._config.max_clients, list(names)
-        left = [n for n in names if not any(one.inherit(n, most) for one in self._helpers)]
-        self._returned = len(left) < len(names)
-        return left
+        return [name for name in names if not any(self._inherits(h, name) for h in self._helpers)]
+
+    def _inherits(self, helper: _Helper, name: str) -> bool:
+        found, tag = helper.names.whereabouts(name), helper.names.tag(name)
+        if found is not None:
+            helper.destination.address, self._service.address = found
+        elif tag is None or len(helper.inherited) >= self._config.max_clients:
+            return False
+        else:
+            helper.inherited.append(tag)
+        self.patient = True  # what it carried is not to end because a name server fails
+        return True
 
     def start(self, now: float) -> None:
-        self._service.look_up(now)
-        for helper in self._helpers:
-            helper.destination.look_up(now)
+        for destination in (self._service, *(helper.destination for helper in self._helpers)):
+            if destination.address is None:
+                destination.look_up(now)
+        self._go_on(now)
         self._next_sweep = now + _SWEEP
 
     def resolved(self, lookup: Lookup, found: Sequence[Address], reason: str, now: float) -> None:
         if lookup is self._service.lookup:
-            if not found and self._service.address is None and not self._returned:
+            if not found and self._service.address is None and not self.patient:
                 raise CommandError(f"{lookup}: {reason}", EX_NOHOST)
             before = self._service.address
             if self._service.resolved(found, reason, now) and before is not None:
-                self._forget_all()  # their sockets lead to where it was
-            for helper in self._helpers:
-                self._restore(helper, now)
-                self._meet(helper)
+                self._move()
+            self._go_on(now)
             return
         helper = next(one for one in self._helpers if one.destination.lookup is lookup)
         is_lost = not found and helper.destination.address is None
-        if is_lost and len(self._helpers) == 1 and not self._returned:
+        if is_lost and len(self._helpers) == 1 and not self.patient:
             raise CommandError(f"{lookup}: {reason}", EX_NOHOST)
         self._meet(helper, changed=helper.destination.resolved(found, reason, now))
 
@@ -251,7 +250,7 @@ class Expose:
         bind = self._config.bind or address.any_of(peer)
         if address.is_wildcard(bind):  # of whatever family it was meant
             bind = address.with_port(address.any_of(peer), address.port(bind))
-        name = helper.prefix + _TO_HELPER
+        name = helper.names.to_helper(peer, self._service.address)
         helper.endpoint = Endpoint("helper", bind, handed_over_as=name, owner=helper)
         helper.route = None  # until it is open
         self._outbox.open(helper.endpoint)
@@ -330,7 +329,7 @@ class Expose:
         if len(helper.connectees) >= self._config.max_clients and not self._make_room(helper, now):
             self.counters["dropped: no room for a connectee"] += 1
             return None
-        self.counters["connectees"] += 1
+        self.counters["connectees new"] += 1
         return self._admit(helper, tag, service, now)
 
     def _admit(self, helper: _Helper, tag: int, service: Address, now: float) -> _Connectee:
@@ -338,22 +337,26 @@ class Expose:
             "connectee",
             address.any_of(service),
             remote=service,
-            handed_over_as=f"{helper.prefix}{tag}",
+            handed_over_as=helper.names.to_service(tag),
         )
-        connectee = _Connectee(helper, _head(tag), endpoint, now)
+        connectee = _Connectee(helper, head_of(tag), endpoint, now)
         endpoint.owner = connectee
         helper.connectees[tag] = connectee
         helper.eviction.add(connectee, now)
         self._outbox.open(endpoint)
         return connectee
 
-    def _restore(self, helper: _Helper, now: float) -> None:
-        """Those that a former exposer had a socket for, which leads to the service as before."""
+    def _go_on(self, now: float) -> None:
+        """Once there is a service: with the connectees that a former exposer had, and by way of
+        the helpers."""
         service = self._service.address
-        if service is not None:
+        if service is None:
+            return
+        for helper in self._helpers:
             for tag in helper.inherited:
                 self._admit(helper, tag, service, now).answered = True
             helper.inherited.clear()
+            self._meet(helper)
 
     def _make_room(self, helper: _Helper, now: float) -> bool:
         evicted = helper.eviction.choose(now)
@@ -371,10 +374,15 @@ class Expose:
         if close:
             self._outbox.close(connectee.endpoint)
 
-    def _forget_all(self) -> None:
+    def _move(self) -> None:
+        """The service is elsewhere now: its connectees' sockets lead to where it was."""
         for helper in self._helpers:
             for connectee in list(helper.connectees.values()):
                 self._forget(connectee)
+            if helper.endpoint is not None:
+                peer, service = helper.destination.address, self._service.address
+                assert peer is not None and service is not None
+                helper.endpoint.handed_over_as = helper.names.to_helper(peer, service)
 
     def _sweep(self, now: float) -> None:
         """Notes who was heard since the last time, and forgets the idle ones."""
@@ -390,8 +398,3 @@ class Expose:
                     break
                 self.counters["connectees idle"] += 1
                 self._forget(idle)
-
-
-def _head(tag: int) -> bytes:
-    """The tag on the wire, of its number as `Batch.words` has it."""
-    return expose.TAG.pack(tag) if word(b"\0\1") == 1 else expose.TAG.pack(tag)[::-1]

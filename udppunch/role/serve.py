@@ -24,6 +24,7 @@ from udppunch.proto.handover import socket_name
 from udppunch.proto.limiter import TokenBucket
 from udppunch.proto.puncher import prudence
 from udppunch.proto.puncher.clients import Client, Clients
+from udppunch.proto.puncher.consent import earliest
 from udppunch.proto.puncher.path import CHECK_BURST, CHECK_RATE, Happening, State, Tools
 from udppunch.proto.puncher.presence import Presence
 from udppunch.proto.puncher.server_path import ServerPath
@@ -53,6 +54,7 @@ class Serve:
         self._clients = Clients()
         self._timers: Timers[ServerPath] = Timers()
         self._notices = Notices(log)
+        self.patient = False  # a name without an address is asked for again, and ends nothing
 
     def inherit(self, names: Iterable[str]) -> List[str]:
         """Take over the registered socket of a former server, which the rendezvous knows; the
@@ -87,7 +89,7 @@ class Serve:
         destination = self._presence.rendezvous
         if lookup is self._forward.lookup:
             destination = self._forward
-        if not found and destination.address is None:
+        if not found and destination.address is None and not self.patient:
             raise CommandError(f"{lookup}: {reason}", EX_NOHOST)
         if destination is self._forward:
             self._forward.resolved(found, reason, now)
@@ -289,14 +291,19 @@ class Serve:
             client = self._clients.of_path(path)
             if client is not None:
                 self._after(client, path.expire(now), now)
+        for destination in self._unresolved():
+            destination.look_up(now)
         self._presence.expire(now)
         if self._presence.releases(now):
             self._presence.release(self._clients.endpoints())
 
     def deadline(self) -> Optional[float]:
-        paths = self._timers.deadline()
-        own = self._presence.deadline()
-        return own if paths is None or (own is not None and own < paths) else paths
+        again = [destination.again_at() for destination in self._unresolved()]
+        return earliest(self._timers.deadline(), self._presence.deadline(), *again)
+
+    def _unresolved(self) -> List[Destination]:
+        both = (self._forward, self._presence.rendezvous)
+        return [destination for destination in both if destination.address is None]
 
     def stop(self, now: float) -> None:
         """Tell the clients of ours, so that they look for another server at once."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Mapping, Sequence
 
 from udppunch.contract import Burst, Outbox, Route, word
-from udppunch.wire.expose import SIGNED, TAG_LENGTH
+from udppunch.wire.expose import SIGNED, TAG, TAG_LENGTH
 
 # How a signed datagram starts, as `Batch.words` has it.
 SIGNED_WORD = word(SIGNED[:TAG_LENGTH])
@@ -22,3 +22,8 @@ def untag(outbox: Outbox, burst: Burst, words: Sequence[int], routes: Mapping[in
         size = min(segment, end - position)
         outbox.strip(routes[start], (position, size, size), TAG_LENGTH)
         position += segment
+
+
+def head_of(tag: int) -> bytes:
+    """The tag on the wire, of its number as `Batch.words` has it."""
+    return TAG.pack(tag) if word(b"\0\1") == 1 else TAG.pack(tag)[::-1]
