@@ -151,7 +151,10 @@ def test_a_name_without_an_address_ends_no_other_role(workers: int, tmp_path: Pa
     file.write_text(yaml.safe_dump({"roles": roles}))
     with RelayProgram(workers=workers, secret=SECRET, command=("run", str(file))) as daemon:
         daemon.wait_event("unresolved", count=3)
-        pair_at(daemon)
+        daemon.wait_event("listening", address=relay_at)
+        at = ("127.0.0.1", int(relay_at.rpartition(":")[2]))
+        with Peer(at) as one, Peer(at) as other:
+            join(one, other, new_guid())
         assert not daemon.count("restart") and not daemon.output
         daemon.assert_alive_and_sane()
 

@@ -141,7 +141,8 @@ class Loop:
         """Ends `run` after this turn. For roles and readers; a sleeping loop is not woken."""
         self._stopping = True
 
-    def run(self) -> None:
+    def run(self, before_closing: Callable[[], None] = lambda: None) -> None:
+        """Until `stop`. Then roles say goodbye; `before_closing` may yet `hand_over` sockets."""
         try:
             while not self._stopping:
                 self.turn()
@@ -149,6 +150,7 @@ class Loop:
             for outbox in self._outboxes:
                 outbox.role.stop(now)
             self._dispatch.flush()
+            before_closing()
         finally:
             self.close()
 

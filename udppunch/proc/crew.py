@@ -162,8 +162,8 @@ class _Crew:
         self._stopping = True
         self.loop.stop()
 
-    def hand_over(self, leaving: Leaving, estates: Sequence[Estate], scene: Scene) -> None:
-        """What registrars know is for who comes next."""
+    def hand_over(self, leaving: Leaving, scene: Scene) -> None:
+        """Let who comes next go on with what there is."""
         if self._stopping or self.leaving is not Leaving.FOR_GOOD:
             return
         if any(desk.draining for desk in self.desks):
@@ -172,12 +172,16 @@ class _Crew:
             return
         event(log, logging.INFO, "handing-over", "handing over to a new process")
         self.leaving = leaving
-        for desk, estate in zip(self.desks, estates):
-            estate.write(desk.registrar.estate())
         for role, _ in self.shared:
             role.keep()
-        scene.inheritance.hold(self.loop.hand_over(scene.inheritance.wants))
         self.loop.stop()
+
+    def bequeath(self, estates: Sequence[Estate], inheritance: Inheritance) -> None:
+        """What registrars know, and sockets: at the very end, for until then both may change."""
+        if self.leaving is not Leaving.FOR_GOOD:
+            for desk, estate in zip(self.desks, estates):
+                estate.write(desk.registrar.estate())
+            inheritance.hold(self.loop.hand_over(inheritance.wants))
 
     def say_state(self) -> None:
         say_state(self.status())
@@ -210,7 +214,7 @@ def run_all(roles: Roles, estates: Sequence[Estate], scene: Scene) -> Leaving:
         crew.add(name, config, next(waiting) if name in KINDS else None)
     crew.inherit(scene.inheritance)
 
-    queue = _heed_signals(crew, estates, scene)
+    queue = _heed_signals(crew, scene)
     _tell_service_manager(crew, scene)
     statistics = Statistics(
         scene.name,
@@ -221,7 +225,7 @@ def run_all(roles: Roles, estates: Sequence[Estate], scene: Scene) -> Leaving:
         crew.busiest if crew.shared else None,
     )
     scene.tell(loop, statistics)
-    loop.run()
+    loop.run(lambda: crew.bequeath(estates, scene.inheritance))
     hold_signals()
     if any(number in ENDING for number in queue.take()):
         crew.leaving = Leaving.FOR_GOOD
@@ -229,7 +233,7 @@ def run_all(roles: Roles, estates: Sequence[Estate], scene: Scene) -> Leaving:
     return crew.leaving
 
 
-def _heed_signals(crew: _Crew, estates: Sequence[Estate], scene: Scene) -> SignalQueue:
+def _heed_signals(crew: _Crew, scene: Scene) -> SignalQueue:
     def hang_up() -> None:
         if crew.shared or scene.is_service:
             if scene.read_again():
@@ -245,7 +249,7 @@ def _heed_signals(crew: _Crew, estates: Sequence[Estate], scene: Scene) -> Signa
             signal.SIGHUP: hang_up,
             signal.SIGUSR1: crew.say_state,
             **{
-                number: functools.partial(crew.hand_over, leaving, estates, scene)
+                number: functools.partial(crew.hand_over, leaving, scene)
                 for number, leaving in HANDING_OVER.items()
             },
         },

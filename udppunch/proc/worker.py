@@ -118,18 +118,22 @@ def run_registrar(
     account = _Account(name, config, desk, board, slot)
     loop.add(Ticker(BEAT_EACH, account.beat), loop.outbox())
 
-    _heed_signals(loop, desk, estate, scene)
+    bequeath = _heed_signals(loop, desk, estate, scene)
     if group == 1:
         scene.tell(loop, _statistics(scene, board, slot, account))
-    loop.run()
+    loop.run(bequeath)
     scene.say_stopped(registrar.tally.all())
     if scene.control is not None and os.getppid() != scene.main_pid:
         # The supervisor was killed, and can't clear it away.
         control.remove(Path(scene.control.getsockname()))
 
 
-def _heed_signals(loop: Loop, desk: RegistrarRole, estate: Estate, scene: Scene) -> None:
+def _heed_signals(
+    loop: Loop, desk: RegistrarRole, estate: Estate, scene: Scene
+) -> Callable[[], None]:
+    """What is to be done at the very end, for until then a registrar may promise more."""
     registrar = desk.registrar
+    handing_over = False
 
     def reload() -> None:
         if scene.read_again():
@@ -138,12 +142,17 @@ def _heed_signals(loop: Loop, desk: RegistrarRole, estate: Estate, scene: Scene)
     def drain() -> None:
         desk.drain(estate.config.drain_timeout)
 
-    def write() -> None:
-        estate.write(registrar.estate())
+    def leave() -> None:
+        nonlocal handing_over
+        handing_over = True
         loop.stop()
 
     def hand_over() -> None:
-        desk.leave(write)
+        desk.leave(leave)
+
+    def bequeath() -> None:
+        if handing_over:
+            estate.write(registrar.estate())
 
     act_on_signals(
         loop,
@@ -156,6 +165,7 @@ def _heed_signals(loop: Loop, desk: RegistrarRole, estate: Estate, scene: Scene)
             **dict.fromkeys(TOLD.values(), hand_over),
         },
     )
+    return bequeath
 
 
 class _Account:
