@@ -299,6 +299,14 @@ def test_json_is_one_object_a_line() -> None:
         assert isinstance(json.loads(line), dict)
 
 
+def test_a_file_can_be_tried_before_a_daemon_is_restarted_for_it(tmp_path: Path) -> None:
+    file = tmp_path / "two.yaml"
+    file.write_text("roles: [{relay: {}}, {rendezvous: {}}]")
+    assert run("run", "--check", str(file)) == (0, f"{file}: relay, rendezvous\n", "")
+    file.write_text("roles: [{relay: {secret-file: nowhere}}]")
+    assert "secret file nowhere: " in complaint("run", "--check", str(file), status=66)
+
+
 @pytest.mark.parametrize(
     "words,status,said",
     [

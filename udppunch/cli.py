@@ -94,6 +94,9 @@ def _run(name: str, parsed: Dict[str, Any], environment: Mapping[str, str]) -> i
     from udppunch.proc import daemon
 
     roles, process = _configuration(name, parsed, environment)
+    if parsed.get("check"):
+        print(f"{parsed['file']}: {', '.join(role for role, _ in roles)}")
+        return 0
     logs.set_up(process.log_level, process.log_json, environment)
     for warning in _warnings(name, parsed, environment):
         log.warning("%s", warning)

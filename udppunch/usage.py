@@ -210,6 +210,7 @@ Usage:
 Options given here go before the file's.
 
 Options:
+  --check             only say whether FILE is right, and what it names [default: off]
 {_PROCESS}"""
 
 _DEMO = """\

@@ -34,6 +34,7 @@ _SHORTEST_KEEPALIVE = 0.1
 _LONGEST_PAUSE = 0.01
 _THOUSANDS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
 _LARGEST_BUFFER = 1 << 30
+_NO_ORIGINAL = "is the file there that the unit's LoadCredential= names?"
 _LONGEST_SOCKET_PATH = 107  # unix(7)
 
 
@@ -377,7 +378,7 @@ def origin(path: str) -> str:
     """Of a credential of systemd's, what may be amiss with the file that it is a copy of: the end
     of an error message. A copy of a file that is not there is as good as empty."""
     is_copy = os.path.abspath(path).startswith("/run/credentials/")
-    return "; is the file there that the unit's LoadCredential= names?" if is_copy else ""
+    return f"; {_NO_ORIGINAL}" if is_copy else ""
 
 
 def read_text(path: str, what: str) -> str:
