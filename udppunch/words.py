@@ -72,8 +72,8 @@ def _is_of(option: Any, word: str, names: Container[str]) -> bool:
 def _refuse_unknown_options(text: str, name: str, words: Sequence[str]) -> None:
     options = _options(text)
     known = {word: None for each in options for word in (each.short, each.long) if word}
-    for former, word in zip(["", *words], words):
-        bare = word.split("=")[0]
+    for at, word in enumerate(words):
+        former, bare = words[at - 1] if at else "", word.split("=")[0]
         if any(each.argcount and former in (each.short, each.long) for each in options):
             continue  # the value of that one
         if words.count(word) > 1 and word in known:
@@ -82,13 +82,21 @@ def _refuse_unknown_options(text: str, name: str, words: Sequence[str]) -> None:
             continue  # a short one, its value behind it perhaps
         if len(bare) > 1 and bare.startswith("-") and not any(k.startswith(bare) for k in known):
             hint = nearest(bare, known)
-            if "[KEY]" in text and "did you mean" not in hint:
-                # Which may be a key, and a secret.
+            if "did you mean" not in hint and _may_be_key(text, name, words, at):
                 raise UsageError(
                     f"unknown option of udppunch {name}: a key that begins with a dash stands "
                     "behind --"
                 )
             raise UsageError(f"unknown option {bare} of udppunch {name}{hint}")
+
+
+def _may_be_key(text: str, name: str, words: Sequence[str], at: int) -> bool:
+    """Whether a key would be expected there: one is not to be seen in an error."""
+    try:
+        found = _docopt(text, name, [*words[:at], _ANYTHING, *words[at + 1 :]])
+    except docopt.DocoptExit:
+        return False
+    return found.get("KEY") == _ANYTHING
 
 
 def _what_is_wrong(text: str, name: str, words: Sequence[str]) -> str:
