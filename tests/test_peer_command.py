@@ -466,9 +466,10 @@ def test_the_wrong_thing_gets_one_line_that_names_it(words: "list[str]", told: s
     assert errors.startswith("udppunch: ") and told in errors
 
 
-def test_no_arguments_print_the_help() -> None:
+def test_what_is_missing_is_named() -> None:
     status, output, errors = run("127.0.0.1")
-    assert (status, output) == (64, "") and "udppunch peer [options] SERVER NAME" in errors
+    said = "udppunch: NAME is missing; see udppunch peer --help\n"
+    assert (status, output, errors) == (64, "", said)
 
 
 def test_a_server_whose_name_nobody_knows() -> None:

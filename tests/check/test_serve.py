@@ -129,7 +129,14 @@ def test_quiet_says_nothing_but_of_trouble(server: Program, where: str) -> None:
 def test_one_that_is_ended_closes_its_path(meeting: Program, where: str, number: int) -> None:
     with Answering() as mute, serving(meeting, mute, f"ended by {number}") as server:
         command = [*CHECK, "serve", where, f"ended by {number}", "--echo", "ping", "-t", "60s"]
-        running = subprocess.Popen(command, cwd=program.ROOT, env=CRON, stdout=subprocess.PIPE)
+        running = subprocess.Popen(
+            command,
+            cwd=program.ROOT,
+            env=CRON,
+            stdout=subprocess.PIPE,
+            # Whoever runs the tests may ignore it.
+            preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+        )
         assert mute.wait_received(1)
         running.send_signal(number)
         said, _ = running.communicate(timeout=30)

@@ -14,6 +14,7 @@ from udppunch.contract import Piece
 from udppunch.net import socketerrors
 from udppunch.net.socketerrors import Action
 from udppunch.net.udp import UdpSocket
+from udppunch.notices import event
 
 log = logging.getLogger("udppunch.net")
 
@@ -90,4 +91,5 @@ class Troubles:
         if len(self._logged) >= _MOST_KINDS:
             self._logged.clear()
         self._logged[what, label] = now, 0
-        log.log(level, "%s: %s%s", label, what, f" ({unsaid + 1} times)" if unsaid else "")
+        times = f" ({unsaid + 1} times)" if unsaid else ""
+        event(log, level, "socket", f"{label}: {what}{times}")
