@@ -56,12 +56,12 @@ def _raise_loopback() -> None:
 
 
 def _write(name: str, text: str) -> None:
-    with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
+    with open(f"/proc/self/{name}", "w", encoding="utf-8") as file:
         file.write(text)
 
 
 def _status_field(name: str) -> str:
-    with open("/proc/self/status", encoding="ascii") as file:
+    with open("/proc/self/status", encoding="utf-8") as file:
         for line in file:
             key, _, value = line.partition(":")
             if key == name:

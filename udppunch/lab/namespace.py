@@ -64,7 +64,7 @@ class Namespace:
         with self.inside():
             for name, value in values:
                 try:
-                    with open(f"/proc/sys/net/{name}", "w", encoding="ascii") as file:
+                    with open(f"/proc/sys/net/{name}", "w", encoding="utf-8") as file:
                         file.write(str(value))
                 except FileNotFoundError:
                     pass
