@@ -98,9 +98,14 @@ def print_as_far_as_possible(text: str, stream: Optional[TextIO]) -> None:
     try:
         print(text, file=stream, flush=True)
     except OSError:
-        # What is left in its buffer would be tried again at the end, and change the status.
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        abandon(stream)
+
+
+def abandon(stream: TextIO) -> None:
+    """It can't be written: what is left in its buffer would be tried again at the end of the
+    process, and change the exit status."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def under_journal(environment: Mapping[str, str]) -> bool:

@@ -27,8 +27,8 @@ from udppunch.config.parse import (
 )
 from udppunch.config.settings import Setting
 from udppunch.contract import Lookup
+from udppunch.wire.stun import PORT as STUN_PORT
 
-STUN_PORT = 3478
 MOST_SAID = 1200  # bytes, which every path carries
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Dict, List, Mapping, Tuple
 
-from udppunch import address
 from udppunch.config.parse import Invalid, nearest, origin, read_text
 from udppunch.config.process import PROCESS
-from udppunch.config.roles import ALIASES, ROLES, binds, parts, refuse_twice, role_config
+from udppunch.config.roles import ALIASES, ROLES, parts, refuse_shared_places, role_config
 from udppunch.errors import CommandError, ConfigError
 
 
@@ -33,10 +32,7 @@ def load_file(
     numbered = enumerate(entries, 1)
     loaded = [_load_role(path, number, entry, environment) for number, entry in numbered]
     try:
-        refuse_twice(
-            (address.text(bind) for _, config in loaded for bind in binds(config)),
-            "is to be listened on",
-        )
+        refuse_shared_places(config for _, config in loaded)
     except Invalid as error:
         raise ConfigError(f"{path}: {error}") from None
     return [part for one in loaded for part in parts(*one)], content

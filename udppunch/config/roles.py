@@ -245,7 +245,7 @@ def role_config(role: str, raw: Mapping[str, Any], environment: Mapping[str, str
     if "workers" in values and values["workers"] is None:
         values["workers"] = 0
     config = _CONFIGS[role](**{name.replace("-", "_"): value for name, value in values.items()})
-    refuse_twice(map(address.text, binds(config)), "is to be listened on")
+    refuse_shared_places([config])
     return config
 
 
@@ -255,7 +255,13 @@ def binds(config: Any) -> Tuple[Address, ...]:
     return found
 
 
-def refuse_twice(places: Iterable[str], what: str) -> None:
+def refuse_shared_places(configs: Iterable[Any]) -> None:
+    """No two listen on one address. Raises Invalid, which names it."""
+    places = [address.text(bind) for config in configs for bind in binds(config)]
+    _refuse_twice(places, "is to be listened on")
+
+
+def _refuse_twice(places: Iterable[str], what: str) -> None:
     """Raises Invalid, which names the place."""
     for place, count in Counter(places).items():
         if count > 1:
@@ -290,7 +296,7 @@ def _judge_places(values: Dict[str, Any]) -> None:
 def _judge_helpers(values: Dict[str, Any]) -> None:
     if values["name"] and not values["key"]:
         raise Invalid("name needs a password, since only signed keepalives carry one")
-    refuse_twice(map(str, values["helper"]), "is given as a helper")
+    _refuse_twice(map(str, values["helper"]), "is given as a helper")
     if values["bind"] is not None:
         _fit_bind(values)
 

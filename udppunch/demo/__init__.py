@@ -14,14 +14,13 @@ loopback, without the NATs. Exit statuses:
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Any, Mapping
 
 from udppunch.demo.stage import Interrupted, Stage
 from udppunch.demo.story import Story
 from udppunch.demo.terminal import Terminal
-from udppunch.errors import UsageError
+from udppunch.errors import UsageError, abandon
 from udppunch.lab import SITES
 
 # `fw` is IPv6 alone, and the puncher protocol carries IPv4.
@@ -44,6 +43,5 @@ def run(parsed: Mapping[str, Any], environment: Mapping[str, str]) -> int:
     except Interrupted as interruption:
         return 128 + interruption.number
     except BrokenPipeError:
-        # What is still buffered has nowhere to go, and Python would complain at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        abandon(sys.stdout)
         raise

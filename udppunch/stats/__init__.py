@@ -6,9 +6,7 @@ on another host is asked by its own protocol.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import signal
 import sys
 import time
@@ -24,7 +22,7 @@ from udppunch.config.parse import (
 from udppunch.config.roles import password_key
 from udppunch.config.settings import Setting, parse_all
 from udppunch.contract import Lookup
-from udppunch.errors import EX_UNAVAILABLE, CommandError, UsageError, complain
+from udppunch.errors import EX_UNAVAILABLE, CommandError, UsageError, abandon, complain
 from udppunch.probe import statistics
 from udppunch.stats import client, table
 from udppunch.stats.client import Answer, Document
@@ -178,7 +176,5 @@ def _print(text: str) -> None:
     try:
         print(text, flush=True)
     except OSError:
-        # What is left in its buffer would be tried again at the end, and change the status.
-        with contextlib.suppress(OSError, AttributeError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        abandon(sys.stdout)
         raise

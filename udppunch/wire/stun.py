@@ -34,6 +34,7 @@ from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple, Union
 from udppunch.address import Address, is_ipv4
 from udppunch.wire.malformed import Malformed
 
+PORT = 3478  # RFC 8489, 18.6: where clients ask that are told no port
 COOKIE = b"\x21\x12\xa4\x42"
 HEADER = 20
 TRANSACTION_LENGTH = 12

@@ -11,6 +11,7 @@ from typing import NamedTuple, Optional
 
 from udppunch.address import Address
 from udppunch.proto.handover import socket_name
+from udppunch.wire.expose import TAGS
 
 _ADDRESS = r"([0-9a-f]{12}|[0-9a-f]{36})"
 
@@ -42,4 +43,4 @@ class SocketNames:
     def tag(self, name: str) -> Optional[int]:
         """What the name of a connectee's socket says; None if it is another's."""
         match = re.fullmatch(f"{self._prefix}-([0-9]{{1,5}})", name)
-        return int(match[1]) if match is not None and int(match[1]) < 1 << 16 else None
+        return int(match[1]) if match is not None and int(match[1]) < TAGS else None

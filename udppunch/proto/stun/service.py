@@ -9,8 +9,8 @@ from udppunch.address import Address
 from udppunch.contract import Burst, Endpoint, Outbox, Route
 from udppunch.proto.gate import Gate
 from udppunch.proto.stun import server
+from udppunch.wire.stun import PORT
 
-PORT = 3478  # RFC 8489, 18.6: where clients ask that are told no port
 LONGEST = 2048  # bytes: who pads a request does so up to what the path carries, or just beyond
 
 
