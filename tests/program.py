@@ -16,7 +16,9 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Set, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+from tests.ports import free_port
 
 SocketAddress = Tuple[str, int]
 Event = Dict[str, Any]
@@ -125,22 +127,6 @@ class Program:
 
 def text(address: SocketAddress) -> str:
     return f"{address[0]}:{address[1]}"
-
-
-_given: Set[int] = set()
-
-
-def free_port(ip: str = "127.0.0.1") -> int:
-    """A UDP port that nobody had a moment ago, another one each time."""
-    import socket
-
-    while True:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            sock.bind((ip, 0))
-            port = int(sock.getsockname()[1])
-        if port not in _given:
-            _given.add(port)
-            return port
 
 
 def rendezvous(listen: Optional[SocketAddress] = None, **keywords: Any) -> Program:

@@ -22,6 +22,7 @@ import pytest
 from tests import program
 from tests.lab import talking
 from tests.lab.talking import PATIENCE, Chatter, Meeting, wait_until
+from tests.ports import free_port
 from udppunch.wire import chat as wire
 
 pytest.importorskip("cryptography", reason="cryptography is not installed")
@@ -227,11 +228,11 @@ def test_a_server_that_does_not_answer(bound: bool) -> None:
 
 
 def test_a_server_that_comes_late() -> None:
-    address = talking.LOOPBACK, talking.free_port()
+    address = talking.LOOPBACK, free_port()
     with talking.chat(address, "bob") as bob, talking.chat(address, "alice", bob.id) as alice:
         for chatter in (bob, alice):
             chatter.wait_told("does not answer")
-        with Meeting((talking.LOOPBACK, talking.free_port()), address):
+        with Meeting((talking.LOOPBACK, free_port()), address):
             alice.say("at last")
             bob.wait_heard(b"at last\n")
 

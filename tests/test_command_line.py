@@ -15,6 +15,7 @@ from typing import Dict, List, Optional, Tuple
 import pytest
 
 from tests import program
+from tests.ports import free_port
 from tests.standin.application import Echo, NumberedClient
 from udppunch import __version__, config, usage
 
@@ -129,7 +130,7 @@ def test_a_port_that_takes_permission() -> None:
 
 
 def test_a_host_that_does_not_exist(with_key: "Dict[str, Dict[str, str]]") -> None:
-    where = "127.0.0.1:" + str(program.free_port())
+    where = "127.0.0.1:" + str(free_port())
     said = complaint("connect", where, "host.invalid", status=68, **with_key)
     assert "host.invalid" in said
     assert KEY not in said
@@ -151,14 +152,14 @@ def test_a_key_file_that_others_may_read(tmp_path: Path, mode: int, warned: bool
     path = tmp_path / "key"
     path.write_text(KEY)
     path.chmod(mode)
-    where = f"127.0.0.1:{program.free_port()}"
+    where = f"127.0.0.1:{free_port()}"
     errors = run_briefly("connect", where, "127.0.0.1:9", "--key-file", str(path))
     assert ("chmod 600" in errors) is warned
     assert KEY not in errors
 
 
 def test_a_key_on_the_command_line_is_warned_of() -> None:
-    where = f"127.0.0.1:{program.free_port()}"
+    where = f"127.0.0.1:{free_port()}"
     errors = run_briefly("connect", where, "127.0.0.1:9", KEY, "--log-level", "trace")
     assert "can be seen by others" in errors and KEY not in errors
 
@@ -183,7 +184,7 @@ def run_briefly(*arguments: str, signal_number: int = signal.SIGTERM) -> str:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_stops_it_cleanly(number: int) -> None:
-    where = f"127.0.0.1:{program.free_port()}"
+    where = f"127.0.0.1:{free_port()}"
     assert "stopped" in run_briefly("rendezvous", where, signal_number=number)
 
 
@@ -209,7 +210,7 @@ def test_a_file_that_is_wrong(tmp_path: Path, content: str, status: int, said: s
 
 
 def test_several_roles_from_one_file(tmp_path: Path) -> None:
-    turn, front = program.free_port(), program.free_port()
+    turn, front = free_port(), free_port()
     with Echo() as echo:
         path = tmp_path / "udppunch.yaml"
         path.write_text(
@@ -261,7 +262,7 @@ def test_the_service_manager_is_told(tmp_path: Path) -> None:
         manager.bind(path)
         manager.settimeout(10)
         environment = {**os.environ, "NOTIFY_SOCKET": path, "WATCHDOG_USEC": "400000"}
-        where = f"127.0.0.1:{program.free_port()}"
+        where = f"127.0.0.1:{free_port()}"
         process = subprocess.Popen(
             [sys.executable, "-m", "udppunch", "rendezvous", where],
             cwd=program.ROOT,
@@ -294,7 +295,7 @@ def test_a_closed_pipe_is_no_error() -> None:
 
 
 def test_json_is_one_object_a_line() -> None:
-    where = f"127.0.0.1:{program.free_port()}"
+    where = f"127.0.0.1:{free_port()}"
     for line in run_briefly("rendezvous", where, "--log-json").splitlines():
         assert isinstance(json.loads(line), dict)
 

@@ -18,6 +18,7 @@ from typing import Dict, List, Optional, Sequence
 import pytest
 
 from tests import program
+from tests.ports import free_port
 from tests.standin.expose import (
     STAND_IN,
     STATISTICS,
@@ -81,7 +82,7 @@ def logged(running: Original, part: str) -> str:
 
 @pytest.fixture
 def where() -> SocketAddress:
-    return "127.0.0.1", program.free_port()
+    return "127.0.0.1", free_port()
 
 
 def exchange(helper: SocketAddress, service: Endpoint) -> None:
@@ -147,7 +148,7 @@ def test_password_of_the_option_goes_before_the_environment(where: SocketAddress
 
 
 def test_listen_is_where_the_exposer_speaks_from() -> None:
-    local = ("127.0.0.1", program.free_port())
+    local = ("127.0.0.1", free_port())
     with Endpoint() as helper:
         with start("udpexposer", "-a", text(helper.address), "-c", NOBODY, text(local)):
             assert helper.receive_from() == (b"", local)
@@ -337,7 +338,7 @@ def test_keepalives(command: str, words: Sequence[str]) -> None:
     ],
 )
 def test_bind(bind: str, helper_ip: str, source_ip: str) -> None:
-    port = program.free_port()
+    port = free_port()
     option = bind.replace("PORT", str(port))
     with Endpoint((helper_ip, 0)) as helper:
         with start("expose", "--bind", option, NOBODY, text(helper.address)) as exposer:
@@ -399,7 +400,7 @@ def test_bind_in_use() -> None:
 
 
 def helper(*more: str) -> List[str]:
-    return ["helper", f"127.0.0.1:{program.free_port()}", *more]
+    return ["helper", f"127.0.0.1:{free_port()}", *more]
 
 
 def expose(*more: str) -> List[str]:

@@ -21,6 +21,7 @@ import pytest
 from tests import program
 from tests.lab import talking
 from tests.lab.talking import PATIENCE, Meeting, Talker, wait_until
+from tests.ports import free_port
 
 MEGABYTES = os.urandom(3 << 20)
 PIECE = 1 << 16
@@ -297,7 +298,7 @@ def test_a_path_that_is_lost_while_the_server_was_started_anew(peer: Open) -> No
         bob.wait_heard(b"before\n")
         bob.process.send_signal(signal.SIGSTOP)
         first.stop()
-        with Meeting(address, (talking.LOOPBACK, talking.free_port())):
+        with Meeting(address, (talking.LOOPBACK, free_port())):
             said(alice, "path-lost")
             bob.process.send_signal(signal.SIGCONT)
             alice.say("after")
@@ -320,11 +321,11 @@ def test_a_server_that_does_not_answer(bound: bool) -> None:
 
 
 def test_a_server_that_comes_late() -> None:
-    address = talking.LOOPBACK, talking.free_port()
+    address = talking.LOOPBACK, free_port()
     with talking.peer(address, "bob") as bob, talking.peer(address, "alice", "bob") as alice:
         for talker in (bob, alice):
             said(talker, "server-silent")
-        with Meeting(address, (talking.LOOPBACK, talking.free_port())):
+        with Meeting(address, (talking.LOOPBACK, free_port())):
             alice.say("at last")
             bob.wait_heard(b"at last\n")
 

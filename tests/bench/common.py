@@ -11,7 +11,6 @@ import os
 import secrets
 import select
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -45,18 +44,6 @@ def compile_programs(folder: Path, *names: str) -> Dict[str, Path]:
         except (OSError, subprocess.CalledProcessError) as error:
             raise BenchError(f"{name}.c does not compile: {error}") from error
     return programs
-
-
-def free_ports(count: int) -> List[int]:
-    """UDP ports of loopback that nobody used a moment ago."""
-    sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind((LOOPBACK, 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
 
 
 def two_cores() -> Sequence[int]:

@@ -38,7 +38,6 @@ from tests.bench.common import (
     Udppunch,
     compile_programs,
     cpu_ns,
-    free_ports,
     two_cores,
 )
 from tests.bench.expose_results import (
@@ -54,6 +53,7 @@ from tests.bench.expose_results import (
 )
 from tests.bench.relay import waited_ns
 from tests.bench.relay_results import SHARED
+from tests.ports import free_port
 
 TRAINS_BAR = 0.4  # times the plain pair's CPU, the helper's and the exposer's each
 SINGLES_BAR = 1.4
@@ -108,7 +108,7 @@ class Bench:
 
     def pair(self, name: str, helper: Sequence[str], exposer: Sequence[str]) -> Pair:
         """One given as commands with `{port}`, the helper's, and `{service}`, an address."""
-        ports = free_ports(3)
+        ports = [free_port() for _ in range(3)]
         words = {"port": ports[0], "service": f"{LOOPBACK}:{ports[1]}"}
         programs = {
             side: self._processes.start(
@@ -119,7 +119,7 @@ class Bench:
         return Pair(name, programs["helper"], programs["exposer"], *ports)
 
     def ours(self) -> Pair:
-        ports = free_ports(3)
+        ports = [free_port() for _ in range(3)]
         listen, service = (f"{LOOPBACK}:{port}" for port in ports[:2])
         start, core = self._udppunch.start, self._core
         helper = start("helper", listen, "--workers", "1", *OPTIONS, core=core)

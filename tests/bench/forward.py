@@ -40,11 +40,11 @@ from tests.bench.common import (
     Udppunch,
     compile_programs,
     cpu_ns,
-    free_ports,
     socket_drops,
     two_cores,
 )
 from tests.bench.results import OURS, YARDSTICK, Load, Result, Sample, as_json, report
+from tests.ports import free_port
 
 SINGLES_BAR = 1.5  # times the yardstick's CPU
 TRAINS_BAR = 0.4
@@ -93,7 +93,7 @@ class Bench:
 
     def pair_of(self, name: str, template: Sequence[str]) -> Pair:
         """Twice a one-hop forwarder, given as a command with `{listen}` and `{forward}`."""
-        first, second, third, source = map(_loopback, free_ports(4))
+        first, second, third, source = (_loopback(free_port()) for _ in range(4))
         hops = []
         for where, listen, forward in (("far", second, third), ("near", first, second)):
             command = [word.format(listen=listen, forward=forward) for word in template]
@@ -102,7 +102,7 @@ class Bench:
         return Pair(name, near, far, self._sink(name, third), first, source)
 
     def pair_of_ours(self, python: str, options: Sequence[str]) -> Pair:
-        listen, forward, rendezvous, source = map(_loopback, free_ports(4))
+        listen, forward, rendezvous, source = (_loopback(free_port()) for _ in range(4))
         ours = Udppunch(self._processes, python)
         core = self._forwarding
         ours.start("rendezvous", rendezvous)

@@ -41,7 +41,6 @@ from tests.bench.common import (
     Udppunch,
     compile_programs,
     cpu_ns,
-    free_ports,
     process_tree,
     two_cores,
 )
@@ -60,6 +59,7 @@ from tests.bench.relay_results import (
     as_json,
     sections,
 )
+from tests.ports import free_port
 from udppunch.wire.relay import DEFAULT_SECRET, handshake
 
 TRAINS_BAR = 0.33  # times the plain relay's CPU
@@ -131,12 +131,12 @@ class Bench:
 
     def relay(self, name: str, template: Sequence[str]) -> Relay:
         """One given as a command with `{port}`."""
-        (port,) = free_ports(1)
+        port = free_port()
         command = [word.format(port=port) for word in template]
         return Relay(name, self._processes.start(name, command, self._core), port)
 
     def ours(self, name: str, *options: str, workers: int = 1) -> Relay:
-        (port,) = free_ports(1)
+        port = free_port()
         line = (f"{LOOPBACK}:{port}", "--workers", str(workers), *OPTIONS, *options)
         core = self._core if workers == 1 else None
         return Relay(name, self._udppunch.start("relay", *line, core=core), port)

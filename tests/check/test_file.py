@@ -13,6 +13,7 @@ from tests import program
 from tests.check.answering import Answering
 from tests.check.command import PATIENT, Ran, line, refused, run
 from tests.check.relays import FaultyRelay
+from tests.ports import free_port
 from udppunch.check.file import load
 from udppunch.check.output import Status, worst
 
@@ -52,7 +53,7 @@ def checks(*entries: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def nobody() -> str:
-    return f"127.0.0.1:{program.free_port()}"
+    return f"127.0.0.1:{free_port()}"
 
 
 # Files that are right

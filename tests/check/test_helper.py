@@ -25,6 +25,7 @@ from tests.check.helpers import (
     check,
 )
 from tests.check.test_relay import with_file
+from tests.ports import free_port
 from tests.standin.expose import OriginalExposer, OriginalHelper, statistics, text
 from udppunch import cli
 
@@ -95,7 +96,7 @@ def test_several_at_once(helper: FaultyHelper) -> None:
 
 @contextlib.contextmanager
 def original() -> Iterator[str]:
-    where = ("127.0.0.1", program.free_port())
+    where = ("127.0.0.1", free_port())
     with OriginalHelper(where, password=PASSWORD) as helper:
         yield text(where)
         helper.assert_alive_and_sane()
@@ -103,7 +104,7 @@ def original() -> Iterator[str]:
 
 @contextlib.contextmanager
 def ours(workers: str, password_file: Path) -> Iterator[str]:
-    where = f"127.0.0.1:{program.free_port()}"
+    where = f"127.0.0.1:{free_port()}"
     options = ("--password-file", str(password_file), "--workers", workers)
     with program.Program("helper", where, *options) as helper:
         helper.wait_event("listening")
@@ -217,7 +218,7 @@ def test_silent_helper(silent: Silent) -> None:
 
 
 def test_nobody_listens() -> None:
-    where = f"127.0.0.1:{program.free_port()}"
+    where = f"127.0.0.1:{free_port()}"
     ran = check(where, *PATIENT)
     assert ran.status == 2
     assert line(ran) == f"UDPPUNCH HELPER CRITICAL - nothing listens at {where} | {NOTHING}"
@@ -267,7 +268,7 @@ def test_wrong_password(make: str, password_file: Path) -> None:
 
 def test_helper_without_a_password() -> None:
     """Who asks it is a connectee; so it may be for its service, which answers anything."""
-    with OriginalHelper(("127.0.0.1", program.free_port())) as helper:
+    with OriginalHelper(("127.0.0.1", free_port())) as helper:
         ran = check(text(helper.address), "-t", "300ms", "--probes", "1")
         helper.assert_alive_and_sane()
     assert ran.status == 2 and " gives no answer (right password?) | " in line(ran)

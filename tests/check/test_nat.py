@@ -10,9 +10,9 @@ from typing import Iterator, List, Optional
 
 import pytest
 
-from tests import program
 from tests.check.answering import Answering
 from tests.check.command import PATIENT, Ran, line, refused, run
+from tests.ports import free_port
 from tests.program import Program
 from tests.standin.application import SocketAddress
 from udppunch import address
@@ -39,7 +39,7 @@ def text(ran: Ran) -> str:
 @pytest.fixture(scope="module")
 def ours() -> Iterator[str]:
     """A rendezvous, which answers STUN requests."""
-    where = f"127.0.0.1:{program.free_port()}"
+    where = f"127.0.0.1:{free_port()}"
     with Program("rendezvous", where, "--control", "none") as running:
         running.wait_event("listening")
         yield where

@@ -15,6 +15,7 @@ import pytest
 from tests import program
 from tests.check.command import COMMAND, CRON, PATIENT, check, line, refused
 from tests.check.relays import EveryThird, FaultyRelay, is_payload, is_probe
+from tests.ports import free_port
 from tests.standin.relay import HEALTH_CHECK_MARK, OriginalRelay
 from udppunch import cli
 
@@ -74,7 +75,7 @@ def test_several_at_once(relay: FaultyRelay) -> None:
 @pytest.mark.parametrize("ipv6", [False, True])
 def test_relay_of_the_original(secret: "bytes | None", ipv6: bool) -> None:
     environment = IN_ENVIRONMENT if secret else {}
-    with OriginalRelay(program.free_port(), secret=secret, ipv6=ipv6) as relay:
+    with OriginalRelay(free_port(), secret=secret, ipv6=ipv6) as relay:
         ran = check(f"127.0.0.1:{relay.port}", *PATIENT, environment=environment)
         assert ran.status == 0, ran
         relay.assert_alive_and_sane()
@@ -83,7 +84,7 @@ def test_relay_of_the_original(secret: "bytes | None", ipv6: bool) -> None:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_relay_of_ours(workers: int) -> None:
     """Peers that meet different workers, too: each run has two other ports."""
-    where = f"127.0.0.1:{program.free_port()}"
+    where = f"127.0.0.1:{free_port()}"
     with program.Program(
         "relay", where, "--workers", str(workers), "--drain-timeout", "10ms"
     ) as relay:
@@ -159,7 +160,7 @@ def test_silent_relay(silent: str) -> None:
 
 
 def test_nobody_listens() -> None:
-    where = f"127.0.0.1:{program.free_port()}"
+    where = f"127.0.0.1:{free_port()}"
     ran = check(where, *PATIENT)
     assert ran.status == 2
     assert line(ran) == f"UDPPUNCH RELAY CRITICAL - nothing listens at {where} | {NOTHING}"

@@ -11,6 +11,7 @@ import pytest
 from tests import program
 from tests.check.answering import Answering, Answers
 from tests.check.command import PATIENT, Ran, line, refused, run
+from tests.ports import free_port
 from tests.program import Program, SocketAddress
 from tests.standin import chat, holepunch, process
 from tests.standin.process import StandIn
@@ -36,7 +37,7 @@ def assert_works(ran: Ran, where: str, count: int = 5) -> None:
 @pytest.fixture(scope="module")
 def ours() -> "Iterator[Tuple[Program, dict[str, str]]]":
     """A rendezvous that speaks all protocols, and where it speaks which."""
-    where = {name: f"127.0.0.1:{program.free_port()}" for name in PROTOCOLS[:3]}
+    where = {name: f"127.0.0.1:{free_port()}" for name in PROTOCOLS[:3]}
     options = ("--holepunch", where["holepunch"], "--chat", where["chat"], "--control", "none")
     with Program("rendezvous", where["puncher"], *options) as running:
         running.wait_event("listening", count=3)
@@ -103,7 +104,7 @@ def test_registrations_are_not_used_up() -> None:
 
 def test_nothing_is_left_behind() -> None:
     """Of what ours counts, beside the datagrams themselves."""
-    where = f"127.0.0.1:{program.free_port()}"
+    where = f"127.0.0.1:{free_port()}"
     with Program("rendezvous", where, "--control", "none") as running:
         running.wait_event("listening")
         assert check(where, *PATIENT).status == 0
@@ -178,7 +179,7 @@ def test_silent_one(protocol: str) -> None:
 
 
 def test_nobody_listens() -> None:
-    where = f"127.0.0.1:{program.free_port()}"
+    where = f"127.0.0.1:{free_port()}"
     ran = check(where, *PATIENT)
     said = f"UDPPUNCH RENDEZVOUS CRITICAL - nothing listens at {where}"
     assert ran.status == 2 and line(ran) == f"{said} | {NOTHING}"

@@ -29,7 +29,8 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 from tests.faults.relay_traffic import PATIENCE, RelayProgram
 from tests.lab.whole_program import eventually
-from tests.program import Popen, SocketAddress, free_port, text
+from tests.ports import free_port
+from tests.program import Popen, SocketAddress, text
 from tests.standin.expose import (
     LOOPBACK,
     TAG,

@@ -27,7 +27,8 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import psutil
 
 from tests.lab.whole_program import eventually
-from tests.program import Popen, Program, SocketAddress, free_port
+from tests.ports import free_port
+from tests.program import Popen, Program, SocketAddress
 from tests.standin.relay import Peer, popen_with, wait_readable
 
 PATIENCE = 20.0

@@ -35,7 +35,8 @@ from tests.faults.expose_traffic import (
 from tests.faults.relay_traffic import PATIENCE
 from tests.faults.strangers import Bounds, flood, octets_heard, strangers
 from tests.lab.whole_program import eventually
-from tests.program import SocketAddress, free_port, text
+from tests.ports import free_port
+from tests.program import SocketAddress, text
 from tests.standin.expose import ASKS_STATISTICS, Connectee, claims_of, keepalive, retry_of
 
 of_any_size = pytest.mark.parametrize("workers", [1, 2])

@@ -28,7 +28,8 @@ from tests.faults.expose_ends import (
 from tests.faults.expose_traffic import PASSWORD, ExposerProgram, FarEnd, HelperProgram, Load
 from tests.faults.relay_traffic import PATIENCE
 from tests.lab.whole_program import eventually
-from tests.program import SocketAddress, free_port, text
+from tests.ports import free_port
+from tests.program import SocketAddress, text
 from tests.standin.expose import Connectee, Endpoint
 
 Asking = Callable[[Connectee, int], None]

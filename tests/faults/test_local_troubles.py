@@ -16,6 +16,7 @@ import pytest
 from tests import program
 from tests.faults.traffic import both_ways
 from tests.lab.whole_program import Punched, answered_within
+from tests.ports import free_port
 from tests.standin.application import Echo, NumberedClient
 from udppunch.lab import Host, Lab
 
@@ -171,8 +172,8 @@ def test_more_clients_than_descriptors(end: str) -> None:
 def test_log_that_cannot_be_written(target: str) -> None:
     with ExitStack() as stack:
         start = functools.partial(_start_unheard, stack, target)
-        meeting = ("127.0.0.1", program.free_port())
-        front = ("127.0.0.1", program.free_port())
+        meeting = ("127.0.0.1", free_port())
+        front = ("127.0.0.1", free_port())
         echo = stack.enter_context(Echo())
         started = [
             start("rendezvous", program.text(meeting)),

@@ -28,6 +28,7 @@ from tests.faults.relay_traffic import (
     says_in_vain,
 )
 from tests.lab.whole_program import eventually
+from tests.ports import free_port
 from tests.program import Program
 from tests.standin.relay import Peer, wait_readable
 
@@ -167,7 +168,7 @@ def test_the_successor_of_a_registrar_ends_silent_channels_and_no_others() -> No
 
 
 def test_killed_supervisor() -> None:
-    with RelayProgram("--metrics", f"127.0.0.1:{program.free_port()}") as relay:
+    with RelayProgram("--metrics", f"127.0.0.1:{free_port()}") as relay:
         with Load(relay.address, 8, 2000) as load:
             load.wait_sent(1000)
             assert len(relay.children()) == 3

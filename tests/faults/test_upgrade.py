@@ -20,7 +20,6 @@ from typing import Any, Dict, List
 import psutil
 import pytest
 
-from tests import program
 from tests.faults import relay_traffic
 from tests.faults.relay_traffic import (
     PATIENCE,
@@ -50,6 +49,7 @@ from tests.faults.upgrading import (
     wait_return,
 )
 from tests.lab.whole_program import eventually
+from tests.ports import free_port
 from tests.program import text
 from tests.standin.relay import wait_readable
 from tests.standin.service_manager import ServiceManager
@@ -261,7 +261,7 @@ def test_a_service_manager_keeps_it_for_the_next(
         unit = [stack.enter_context(sock) for sock in reuseport_sockets(workers)]
         where = text(unit[0].getsockname())
         if not activated:
-            where = text(("127.0.0.1", program.free_port()))
+            where = text(("127.0.0.1", free_port()))
             unit.clear()
         manager = stack.enter_context(ServiceManager(tmp_path, [("unit", sock) for sock in unit]))
         more = {"listen": where, "popen": manager.popen}
@@ -307,7 +307,7 @@ def test_what_was_kept_is_not_believed_twice(workers: int, tmp_path: Path) -> No
     """The next one is killed: what its predecessor knew is no longer so, but its port is there."""
     with contextlib.ExitStack() as stack:
         manager = stack.enter_context(ServiceManager(tmp_path))
-        listen = text(("127.0.0.1", program.free_port()))
+        listen = text(("127.0.0.1", free_port()))
 
         def start() -> RelayProgram:
             relay = RelayProgram(*FOREVER, workers=workers, listen=listen, popen=manager.popen)

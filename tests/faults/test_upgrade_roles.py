@@ -28,6 +28,7 @@ from tests.faults.expose_traffic import (
 from tests.faults.relay_traffic import PATIENCE, RelayProgram, carries, join, new_guid, pair_at
 from tests.faults.upgrading import FLOWS, ExposeLoad, assert_short, of_any_size, upgrade
 from tests.lab.whole_program import eventually
+from tests.ports import free_port
 from tests.program import Popen, Program, SocketAddress, text
 from tests.standin.application import Echo, NumberedClient
 from tests.standin.expose import SIGNED, TAG, Connectee, Endpoint, sign
@@ -35,7 +36,7 @@ from tests.standin.relay import Peer
 from tests.standin.service_manager import ServiceManager
 
 STUN_REQUEST = bytes.fromhex("000100002112a442") + b"udppunchtest"
-A, B = (f"127.0.0.1:{program.free_port()}" for _ in range(2))
+A, B = (f"127.0.0.1:{free_port()}" for _ in range(2))
 
 
 # --- with another configuration ----------------------------------------------------------
@@ -125,9 +126,7 @@ def test_a_helpers_services_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     file = tmp_path / "helper.yaml"
 
     def write(*names: str) -> Dict[str, SocketAddress]:
-        found: Dict[str, SocketAddress] = {
-            name: ("127.0.0.1", program.free_port()) for name in names
-        }
+        found: Dict[str, SocketAddress] = {name: ("127.0.0.1", free_port()) for name in names}
         named = [f"{name}={text(address)}" for name, address in found.items()]
         helper = {"listen": A, "workers": 2, "name": named}
         file.write_text(yaml.safe_dump({"roles": [{"helper": helper}]}))
@@ -181,8 +180,8 @@ def tag_of(connectee: Connectee, exposer: Connectee) -> bytes:
 @of_any_size
 def test_roles_side_by_side(workers: int, tmp_path: Path) -> None:
     file = tmp_path / "all.yaml"
-    meeting = ("127.0.0.1", program.free_port())
-    published = ("127.0.0.1", program.free_port())
+    meeting = ("127.0.0.1", free_port())
+    published = ("127.0.0.1", free_port())
     roles = [
         {"relay": {"listen": A, "workers": workers, "drain-timeout": "1ms"}},
         {"rendezvous": {"listen": text(meeting)}},
@@ -315,9 +314,12 @@ class ExposerOfFile:
             self.register()
 
     def replace(self, exposer: Program) -> None:
+        """Until the next one is registered; the former one may have been so more than once."""
+        replaced = exposer.count("replaced")
         exposer.wait_event("registered")
         exposer.process.send_signal(signal.SIGUSR2)
-        self.wait_registered(exposer, 2)
+        exposer.wait_event("replaced", count=replaced + 1)
+        self.wait_registered(exposer, exposer.count("registered") + 1)
 
     def ask(self, *tags: int) -> Dict[int, SocketAddress]:
         """Whence the service is asked for each of the tags."""
@@ -339,8 +341,8 @@ def udp_sockets(process: int) -> int:
     return sum(f"socket:[{columns[9]}]" in links for columns in lines)
 
 
-def has_one_socket(process: int) -> bool:
-    return udp_sockets(process) == 1
+def comes_to_have(sockets: int, exposer: Program) -> bool:
+    return eventually(lambda: udp_sockets(exposer.process.pid) == sockets, PATIENCE)
 
 
 @pytest.fixture
@@ -395,8 +397,7 @@ def test_an_exposer_by_both_ways_in_turn(tmp_path: Path, monkeypatch: pytest.Mon
                 assert exposing.register() == before
                 assert exposing.ask(*CONNECTEES) == sockets
                 assert eventually(lambda: not manager.stored, PATIENCE)
-                are_forgotten = functools.partial(has_one_socket, exposer.process.pid)
-                assert eventually(are_forgotten, PATIENCE)
+                assert comes_to_have(1, exposer)
             exposer.assert_alive_and_sane()
 
 
@@ -433,7 +434,7 @@ def test_fewer_connectees_than_were_handed_over(exposing: ExposerOfFile) -> None
             sockets = exposing.ask(1, 2, 3, 4, 5)
             exposing.write(**{"max-clients": 2})
             exposing.replace(exposer)
-            assert udp_sockets(exposer.process.pid) == 1 + 2
+            assert comes_to_have(1 + 2, exposer)
             ports = {port for _, port in sockets.values()}
             kept = {port for port in ports if is_bound(port)}
             assert len(kept) == 2
@@ -456,14 +457,14 @@ def test_an_exposer_of_something_else_begins_anew(what: str, exposing: ExposerOf
         with exposing.start() as exposer:
             before = exposing.register()
             sockets = exposing.ask(1, 2, 3)
-            changed = {"name": "other", "bind": f"127.0.0.1:{program.free_port()}"}
+            changed = {"name": "other", "bind": f"127.0.0.1:{free_port()}"}
             exposing.write(**{what: changed.get(what, text(other.address))})
             if what == "local":
                 exposing.service, former = other, exposing.service
             elif what == "helper":
                 exposing.helper, former = other, exposing.helper
             exposing.replace(exposer)
-            assert exposing.seen != before and udp_sockets(exposer.process.pid) == 1
+            assert exposing.seen != before and comes_to_have(1, exposer)
             again = exposing.ask(1, 2, 3)
             assert not {*again.values()} & {*sockets.values()}
             if what == "local":
@@ -494,7 +495,7 @@ def test_helpers_in_another_order(exposing: ExposerOfFile) -> None:
                     asked = exposing.ask(1, 2)
                     assert sockets.setdefault(at, asked) == asked
             assert not {*sockets[first.address].values()} & {*sockets[second.address].values()}
-            assert udp_sockets(exposer.process.pid) == 2 + 4
+            assert comes_to_have(2 + 4, exposer)
             exposer.assert_alive_and_sane()
 
 
@@ -527,8 +528,7 @@ def test_a_name_that_cannot_be_resolved_just_then(
             exposer.wait_event("registered")
             sockets = exposing.ask(1, 2, 3)
             hosts.write_text("")
-            exposer.process.send_signal(signal.SIGUSR2)
-            exposing.wait_registered(exposer, 2)
+            exposing.replace(exposer)
             assert not exposer.count("unresolved")
             assert exposing.seen == before and exposing.ask(1, 2, 3) == sockets
             exposer.assert_alive_and_sane()
@@ -631,7 +631,7 @@ def caught(process: int) -> bool:
 @pytest.mark.parametrize("role", ["connect", "rendezvous"])
 def test_what_listens_never_ceases_to(role: str) -> None:
     """Whoever says something meanwhile is not told that nobody is there."""
-    meeting = ("127.0.0.1", program.free_port())
+    meeting = ("127.0.0.1", free_port())
     made = program.connect(meeting) if role == "connect" else program.rendezvous(meeting)
     with made as daemon, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.connect(daemon.address)

@@ -18,6 +18,7 @@ import pytest
 from tests.lab import talking
 from tests.lab.fixtures import lab_permitted  # noqa: F401
 from tests.lab.talking import CHAT_PORT, CORE, PATIENCE, Chatter, Meeting
+from tests.ports import free_port
 from tests.program import SocketAddress
 from tests.standin import chat as original
 from tests.standin.chat import ClientProcess
@@ -50,7 +51,7 @@ class Stage:
     def start_server(self, **keywords: Any) -> Server:
         """Also once more, after it was stopped."""
         if self._kind == "ours":
-            ours = Meeting((self.address[0], talking.free_port()), self.address, **keywords)
+            ours = Meeting((self.address[0], free_port()), self.address, **keywords)
             self.server = self._stack.enter_context(ours)
         else:
             self.server = self._stack.enter_context(original.server(self.address, **keywords))
@@ -105,7 +106,7 @@ class Stage:
 @pytest.fixture
 def stage(server: str) -> Iterator[Stage]:
     with ExitStack() as stack:
-        stage = Stage(stack, server, (talking.LOOPBACK, talking.free_port()))
+        stage = Stage(stack, server, (talking.LOOPBACK, free_port()))
         yield stage
         stage.assert_sane()
 
@@ -225,7 +226,7 @@ def test_an_original_outlives_ours(waiter: str, asker: str, number: int, stage: 
 @of_servers
 def test_a_conversation_outlives_its_server(server: str) -> None:
     with ExitStack() as stack:
-        stage = Stage(stack, server, (talking.LOOPBACK, talking.free_port()))
+        stage = Stage(stack, server, (talking.LOOPBACK, free_port()))
         ours, theirs = sorted_out(*stage.pair("ours", "original"))
         stage.server.stop()
         ours.wait_told("does not answer")

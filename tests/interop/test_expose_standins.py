@@ -20,7 +20,7 @@ from typing import Any, Dict, Iterator, List, Optional, Union
 import pytest
 import yaml
 
-from tests.program import free_port
+from tests.ports import free_port
 from tests.standin.application import Echo, NumberedClient
 from tests.standin.expose import (
     ASKS_STATISTICS,

@@ -22,6 +22,7 @@ import pytest
 from tests.lab import talking
 from tests.lab.fixtures import lab_permitted  # noqa: F401
 from tests.lab.talking import CORE, HOLEPUNCH_PORT, PATIENCE, Meeting, Talker
+from tests.ports import free_port
 from tests.program import SocketAddress
 from tests.standin import holepunch
 from tests.standin.process import StandIn
@@ -52,7 +53,7 @@ class Stage:
     def start_server(self, **keywords: Any) -> Server:
         """Also once more, after it was stopped."""
         if self._kind == "ours":
-            chat = (self.address[0], talking.free_port())
+            chat = (self.address[0], free_port())
             ours = Meeting(self.address, chat, **keywords)
             self.server = self._stack.enter_context(ours)
         else:
@@ -88,7 +89,7 @@ class Stage:
 @pytest.fixture
 def stage(server: str) -> Iterator[Stage]:
     with ExitStack() as stack:
-        stage = Stage(stack, server, (talking.LOOPBACK, talking.free_port()))
+        stage = Stage(stack, server, (talking.LOOPBACK, free_port()))
         yield stage
         stage.assert_sane()
 
@@ -182,7 +183,7 @@ def test_who_asks_before_the_other_is_there(waiter: str, asker: str, stage: Stag
 def test_ours_are_a_pipe_to_each_other_through_either_server(server: str) -> None:
     data = os.urandom(1 << 20)
     with ExitStack() as stack:
-        stage = Stage(stack, server, (talking.LOOPBACK, talking.free_port()))
+        stage = Stage(stack, server, (talking.LOOPBACK, free_port()))
         bob, alice = stage.pair("ours", "ours")
         assert isinstance(bob, Talker) and isinstance(alice, Talker)
         alice.write(data)
@@ -248,7 +249,7 @@ def test_a_server_started_anew_knows_ours_again(stage: Stage) -> None:
 @of_servers
 def test_a_path_outlives_its_server(server: str) -> None:
     with ExitStack() as stack:
-        stage = Stage(stack, server, (talking.LOOPBACK, talking.free_port()))
+        stage = Stage(stack, server, (talking.LOOPBACK, free_port()))
         bob, alice = stage.pair("ours", "original", *HELLO)
         hears(bob, "Hello from alice")
         stage.server.stop()

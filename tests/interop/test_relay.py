@@ -25,6 +25,7 @@ import pytest
 import yaml
 
 from tests import program
+from tests.ports import free_port
 from tests.standin.relay import (
     DEFAULT_SECRET,
     HEADER,
@@ -35,7 +36,6 @@ from tests.standin.relay import (
     OriginalRelay,
     Peer,
     SocketAddress,
-    free_port,
     guid_of,
     handshake,
     health_check,

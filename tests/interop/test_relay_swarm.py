@@ -12,7 +12,8 @@ from typing import Any, Callable, ContextManager, Dict, Iterator
 import pytest
 
 from tests import program
-from tests.standin.relay import DEFAULT_SECRET, OriginalRelay, free_port, popen_with
+from tests.ports import free_port
+from tests.standin.relay import DEFAULT_SECRET, OriginalRelay, popen_with
 from tests.standin.swarm import PER_SECOND, compile_swarm, run_swarm
 
 SECRET = b"the secret of the swarm"

@@ -8,6 +8,7 @@ import subprocess
 import pytest
 
 from tests import program
+from tests.ports import free_port
 from tests.program import Program
 
 CLIENT = shutil.which("turnutils_natdiscovery")
@@ -24,7 +25,7 @@ def discover(port: int, *tests: str) -> str:
 
 
 def test_two_addresses_tell_mapping_and_filtering() -> None:
-    port, other = program.free_port(), program.free_port()
+    port, other = free_port(), free_port()
     with Program("rendezvous", f"{FIRST}:{port}", f"{SECOND}:{other}") as rendezvous:
         rendezvous.wait_event("listening", count=2)
         told = discover(port, "-m", "-f")
@@ -43,7 +44,7 @@ def test_one_address_tells_the_reflexive_one() -> None:
 
 
 def test_what_is_switched_off_is_silent() -> None:
-    with Program("rendezvous", f"{FIRST}:{program.free_port()}", "--no-stun") as rendezvous:
+    with Program("rendezvous", f"{FIRST}:{free_port()}", "--no-stun") as rendezvous:
         told = discover(rendezvous.address[1], "-m")
         assert "UDP reflexive addr" not in told
         rendezvous.assert_alive_and_sane()

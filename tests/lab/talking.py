@@ -10,16 +10,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import random
 import select
-import socket
 import subprocess
 import threading
 import time
 from typing import Any, Callable, Optional, Sequence
 
+from tests.ports import free_port
 from tests.program import Popen, Program, SocketAddress, text
 
 LOOPBACK = "127.0.0.1"
@@ -31,16 +29,6 @@ CHAT_PORT = 9001
 PATIENCE = 60.0
 
 _CHUNK = 65536
-
-
-def free_port() -> int:
-    """A UDP port of this machine that is free, and that no client gets by chance meanwhile."""
-    while True:
-        port = random.randrange(20_000, 32_000)  # below those that the kernel gives (ip(7))
-        with contextlib.suppress(OSError):
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as opened:
-                opened.bind(("", port))
-                return port
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:

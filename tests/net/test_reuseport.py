@@ -8,6 +8,7 @@ from typing import Iterator
 
 import pytest
 
+from tests.ports import free_port
 from udppunch.address import ANY_IPV6, pack, with_port
 from udppunch.errors import EX_CANTCREAT, CommandError
 from udppunch.net.reuseport import bind_groups
@@ -17,12 +18,6 @@ from udppunch.net.reuseport import bind_groups
 def stack() -> Iterator[ExitStack]:
     with ExitStack() as stack:
         yield stack
-
-
-def free_port(kind: int = socket.AF_INET) -> int:
-    with socket.socket(kind, socket.SOCK_DGRAM) as sock:
-        sock.bind(("::" if kind == socket.AF_INET6 else "127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def test_kernel_shares_out_the_flows(stack: ExitStack) -> None:
@@ -60,7 +55,7 @@ def test_taken_port_is_refused(stack: ExitStack, copies: int, others: int) -> No
 def test_ipv6_wildcard_serves_both(stack: ExitStack, copies: int) -> None:
     if not socket.has_ipv6:
         pytest.skip("no IPv6 here")
-    port = free_port(socket.AF_INET6)
+    port = free_port()
     (group,) = bind_groups([with_port(ANY_IPV6, port)], copies, "test")
     for sock in group:
         stack.enter_context(sock).settimeout(0.05)
@@ -78,7 +73,7 @@ def test_ipv6_wildcard_serves_both(stack: ExitStack, copies: int) -> None:
 
 
 def test_both_wildcards_of_one_port(stack: ExitStack) -> None:
-    port = free_port(socket.AF_INET6)
+    port = free_port()
     groups = bind_groups([with_port(ANY_IPV6, port), pack("0.0.0.0", port)], 1, "test")
     families = [stack.enter_context(group[0]).family for group in groups]
     assert families == [socket.AF_INET6, socket.AF_INET]

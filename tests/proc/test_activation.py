@@ -20,6 +20,7 @@ from tests.faults.expose_ends import PlayedExposer, reaches
 from tests.faults.expose_traffic import PASSWORD, HelperProgram
 from tests.faults.relay_traffic import PATIENCE, RelayProgram, carries, join, new_guid, pair_at
 from tests.lab.whole_program import eventually
+from tests.ports import free_port
 from tests.program import LOOPBACK, Program, SocketAddress, text
 from tests.standin.expose import Connectee, Endpoint
 from tests.standin.relay import Peer, wait_readable
@@ -150,7 +151,7 @@ def test_one_of_two_addresses_is_given(managing: Start) -> None:
     """The other is opened."""
     (given,) = udp_sockets()
     manager = managing(given)
-    own = text(("127.0.0.1", program.free_port()))
+    own = text(("127.0.0.1", free_port()))
     command = ("relay", text(given.getsockname()), own, "--workers", "1")
     with RelayProgram(command=command, workers=1, popen=manager.popen) as relay:
         relay.wait_event("listening", address=own)

@@ -24,7 +24,8 @@ from tests.faults.relay_traffic import (
     pair_at,
 )
 from tests.lab.whole_program import eventually
-from tests.program import Program, free_port
+from tests.ports import free_port
+from tests.program import Program
 from tests.standin.relay import Peer
 from udppunch.errors import CommandError
 from udppunch.proc import control

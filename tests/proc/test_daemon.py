@@ -17,6 +17,7 @@ import yaml
 from tests import program
 from tests.faults.relay_traffic import PATIENCE, SECRET, RelayProgram, join, new_guid, pair_at
 from tests.lab.whole_program import eventually
+from tests.ports import free_port
 from tests.standin.relay import SECRET_VARIABLE, Peer
 
 of_any_size = pytest.mark.parametrize("workers", [1, 2])
@@ -70,7 +71,7 @@ def test_one_worker_for_each_processor_that_it_may_use(count: int) -> None:
     allowed = sorted(os.sched_getaffinity(0))
     if len(allowed) < count:
         pytest.skip(f"{len(allowed)} processors")
-    listen = f"127.0.0.1:{program.free_port()}"
+    listen = f"127.0.0.1:{free_port()}"
     popen = on_processors(set(allowed[:count]))
     with RelayProgram(workers=count, command=("relay", listen), popen=popen) as relay:
         names = [name for name in relay.pids() if name.startswith("worker")]
@@ -106,7 +107,7 @@ def test_processes_of_one_thread_with_no_more_files_than_they_need() -> None:
 
 
 def write_roles(file: Path, workers: int) -> "tuple[str, str]":
-    relay, rendezvous = (f"127.0.0.1:{program.free_port()}" for _ in range(2))
+    relay, rendezvous = (f"127.0.0.1:{free_port()}" for _ in range(2))
     roles = [
         {"relay": {"listen": relay, "workers": workers, "idle": "2s"}},
         {"rendezvous": {"listen": rendezvous}},
@@ -140,13 +141,13 @@ def test_a_relay_and_a_rendezvous(workers: int, tmp_path: Path) -> None:
 @of_any_size
 def test_a_name_without_an_address_ends_no_other_role(workers: int, tmp_path: Path) -> None:
     file = tmp_path / "several.yaml"
-    relay_at, nowhere = f"127.0.0.1:{program.free_port()}", "no-such-host.invalid"
+    relay_at, nowhere = f"127.0.0.1:{free_port()}", "no-such-host.invalid"
     secrets = {"rendezvous": nowhere, "key": "k"}
     roles: List[Any] = [
         {"relay": {"listen": relay_at, "workers": workers}},
         {"expose": {"local": "127.0.0.1:9", "helper": f"{nowhere}:9"}},
         {"serve": {"forward": "127.0.0.1:9", **secrets}},
-        {"connect": {"listen": f"127.0.0.1:{program.free_port()}", **secrets}},
+        {"connect": {"listen": f"127.0.0.1:{free_port()}", **secrets}},
     ]
     file.write_text(yaml.safe_dump({"roles": roles}))
     with RelayProgram(workers=workers, secret=SECRET, command=("run", str(file))) as daemon:
@@ -189,7 +190,7 @@ def test_the_port_of_another_relay(workers: int) -> None:
     with RelayProgram(workers=2) as relay:
         where = program.text(relay.address)
         assert where in complaint(*relay_words(workers, where), status=73)
-        both = (f"127.0.0.1:{program.free_port()}", where)
+        both = (f"127.0.0.1:{free_port()}", where)
         assert where in complaint(*relay_words(workers, *both), status=73)
         pair_at(relay)
 
@@ -262,5 +263,5 @@ def test_no_secret_is_warned_of_once() -> None:
 
 def test_more_sockets_than_there_may_be() -> None:
     """Better none than a part of them."""
-    words = relay_words(64, f"127.0.0.1:{program.free_port()}")
+    words = relay_words(64, f"127.0.0.1:{free_port()}")
     assert "too many open files" in complaint(*words, status=71, before=["prlimit", "--nofile=64"])

@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import program
+from tests.ports import free_port
 from tests.program import text
 from tests.standin.service_manager import ServiceManager
 from udppunch import address, config
@@ -171,7 +172,7 @@ def say_to(listen: List[str]) -> None:
 
 
 def places(count: int = 1) -> List[str]:
-    return [text(("127.0.0.1", program.free_port())) for _ in range(count)]
+    return [text(("127.0.0.1", free_port())) for _ in range(count)]
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])

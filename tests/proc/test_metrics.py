@@ -16,6 +16,7 @@ import yaml
 from tests import program
 from tests.faults.relay_traffic import PATIENCE, SECRET, Load, RelayProgram, join, new_guid, pair_at
 from tests.lab.whole_program import eventually
+from tests.ports import free_port
 from tests.program import Program
 from tests.standin.relay import Peer, handshake
 
@@ -31,7 +32,7 @@ class Measured(RelayProgram):
     """A relay with metrics."""
 
     def __init__(self, *options: str, **more: Any) -> None:
-        self.metrics = ("127.0.0.1", _free_tcp_port())
+        self.metrics = ("127.0.0.1", free_port())
         super().__init__("--metrics", program.text(self.metrics), *options, **more)
 
     def get(self, path: str = "/metrics", method: str = "GET") -> http.client.HTTPResponse:
@@ -60,12 +61,6 @@ class Measured(RelayProgram):
 
     def connected(self) -> socket.socket:
         return socket.create_connection(self.metrics, PATIENCE)
-
-
-def _free_tcp_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def parsed(text: str) -> Dict[Sample, float]:
@@ -154,7 +149,7 @@ def test_nothing_that_is_secret_or_personal(relay: Measured) -> None:
 @of_any_size
 def test_several_relays(workers: int, tmp_path: Path) -> None:
     """Of one daemon: no series comes twice, and no relay's channels are left out."""
-    ports = [program.free_port(), program.free_port()]
+    ports = [free_port(), free_port()]
     roles = [{"relay": {"listen": f"127.0.0.1:{port}", "workers": workers}} for port in ports]
     file = tmp_path / "relays.yaml"
     file.write_text(yaml.safe_dump({"roles": roles}))
@@ -284,7 +279,7 @@ def test_a_port_that_another_has(workers: int) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         where = program.text(taken.getsockname())
-        listen = f"127.0.0.1:{program.free_port()}"
+        listen = f"127.0.0.1:{free_port()}"
         words = ("relay", listen, "--workers", str(workers), "--metrics", where)
         with Program(*words) as second:
             assert second.process.wait(PATIENCE) == 73

@@ -12,7 +12,6 @@ from typing import Any, Dict, List
 import pytest
 import yaml
 
-from tests import program
 from tests.faults.relay_traffic import (
     PATIENCE,
     SECRET,
@@ -23,6 +22,7 @@ from tests.faults.relay_traffic import (
     says_in_vain,
 )
 from tests.lab.whole_program import eventually
+from tests.ports import free_port
 
 of_any_size = pytest.mark.parametrize("workers", [1, 2])
 
@@ -34,7 +34,7 @@ class Settings:
         self.path = folder / "relay.yaml"
         self._secret_path = folder / "secret"
         self._relay = {
-            "listen": f"127.0.0.1:{program.free_port()}",
+            "listen": f"127.0.0.1:{free_port()}",
             "workers": workers,
             "idle": "10min",
             "secret-file": str(self._secret_path),

@@ -17,6 +17,7 @@ from tests.check.command import run
 from tests.faults.expose_traffic import ExposerProgram, HelperProgram
 from tests.faults.relay_traffic import PATIENCE, Load, RelayProgram, pair_at
 from tests.lab.whole_program import eventually
+from tests.ports import free_port
 from tests.program import Event, Program
 from tests.standin.expose import Connectee, Endpoint
 
@@ -64,7 +65,7 @@ def test_a_helper_tells_of_its_connectees(workers: int) -> None:
 
 def test_all_roles_tell(tmp_path: Path) -> None:
     """Those that share no workers, too."""
-    relay, rendezvous = (program.text(("127.0.0.1", program.free_port())) for _ in range(2))
+    relay, rendezvous = (program.text(("127.0.0.1", free_port())) for _ in range(2))
     file = tmp_path / "both.yaml"
     file.write_text(
         f"roles: [{{relay: {{listen: '{relay}', workers: 2}}}},"
@@ -95,7 +96,7 @@ def plainly(arguments: List[str], **more: Any) -> "subprocess.Popen[str]":
 
 @of_any_size
 def test_a_line_for_people(workers: int) -> None:
-    words = ("relay", program.text(("127.0.0.1", program.free_port())), "--workers", str(workers))
+    words = ("relay", program.text(("127.0.0.1", free_port())), "--workers", str(workers))
     with Program(*words, "--control", "none", popen=plainly) as relay:
         assert eventually(lambda: any("listens on" in line for line in relay.output), PATIENCE)
         line = r"[\d:.]+ info    relay: 0 channels, 0 half-open"
@@ -114,7 +115,7 @@ def quietly(arguments: List[str], **more: Any) -> "subprocess.Popen[str]":
 
 @of_any_size
 def test_who_asks_is_told_at_any_log_level(workers: int) -> None:
-    words = ("relay", program.text(("127.0.0.1", program.free_port())), "--workers", str(workers))
+    words = ("relay", program.text(("127.0.0.1", free_port())), "--workers", str(workers))
     with Program(*words, "--control", "none", popen=quietly) as relay:
         assert eventually(lambda: run("relay", words[1], "-t", "1s").status != 2, PATIENCE)
         assert state_of(relay)["message"].startswith("relay: ")

@@ -15,6 +15,7 @@ import pytest
 from tests import program
 from tests.faults.relay_traffic import PATIENCE, RelayProgram
 from tests.lab.whole_program import eventually
+from tests.ports import free_port
 from tests.program import Popen, Program
 from tests.standin.service_manager import ServiceManager, Told
 from udppunch.proc import systemd
@@ -221,7 +222,7 @@ def started_by(variable: Optional[str]) -> Popen:
 def test_a_service_managers_hang_up_has_files_read_again(variable: str, tmp_path: Path) -> None:
     """Also by a daemon of which nothing but the log level can change."""
     file = tmp_path / "rendezvous.yaml"
-    where = program.text(("127.0.0.1", program.free_port()))
+    where = program.text(("127.0.0.1", free_port()))
     file.write_text(f"roles: [{{rendezvous: {{listen: '{where}'}}}}]\n")
     with Program("run", str(file), popen=started_by(variable)) as rendezvous:
         rendezvous.wait_event("listening")

@@ -18,7 +18,6 @@ import base64
 import contextlib
 import hmac
 import os
-import random
 import select
 import signal
 import socket
@@ -51,7 +50,6 @@ STAND_IN = (sys.executable, str(Path(__file__).resolve()))
 _LARGEST_OF_ALL = 65535
 _BUFFER = 1 << 22
 _UDP_SEGMENT = 103
-_FIXED_PORTS = (10_000, 32_768)  # below those that the kernel chooses from
 _TICK = 0.015  # the longest that a signal or a cleanup waits for
 
 
@@ -208,16 +206,6 @@ def popen_with(secret: Optional[bytes], popen: Popen = subprocess.Popen) -> Pope
         return popen(arguments, env=environment, **more)
 
     return start
-
-
-def free_port() -> int:
-    """A port that is free in both families, and that no socket is given by chance."""
-    while True:
-        port = random.randrange(*_FIXED_PORTS)
-        with contextlib.suppress(OSError), socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as it:
-            it.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-            it.bind(("::", port))
-            return port
 
 
 class OriginalRelay:

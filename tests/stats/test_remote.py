@@ -18,6 +18,7 @@ import pytest
 from tests import program
 from tests.check.helpers import PASSWORD, WITH_PASSWORD, FaultyHelper, Silent
 from tests.check.test_relay import with_file
+from tests.ports import free_port
 from tests.standin.expose import (
     STATISTICS,
     Connectee,
@@ -132,7 +133,7 @@ def settled(helper: SocketAddress) -> Dict[str, int]:
 @pytest.mark.parametrize("make", ["original", "1", "2"])
 def test_figures_of_traffic(make: str, password_file: Path) -> None:
     """Of the original, and of ours with so many workers, which all count."""
-    where = ("127.0.0.1", program.free_port())
+    where = ("127.0.0.1", free_port())
     with Endpoint() as service, helper_of(make, where, password_file) as helper:
         ends = (where, service.address)
         with OriginalExposer(*ends, most=64, password=PASSWORD) as exposer:
@@ -156,7 +157,7 @@ def test_figures_of_traffic(make: str, password_file: Path) -> None:
 
 @pytest.mark.parametrize("make", ["original", "2"])
 def test_figures_of_one_that_has_just_started(make: str, password_file: Path) -> None:
-    where = ("127.0.0.1", program.free_port())
+    where = ("127.0.0.1", free_port())
     with helper_of(make, where, password_file):
         found = told(stats(text(where)))
     assert {name: count for name, count in found.items() if count} == {
@@ -265,7 +266,7 @@ def test_ctrl_c_while_the_helper_is_silent() -> None:
 
 def test_no_answer() -> None:
     """All at once, for each is waited for."""
-    port = program.free_port()
+    port = free_port()
     with (
         Silent() as silent,
         FaultyHelper(password="another") as wrong,

@@ -15,6 +15,7 @@ from typing import Dict, Iterator, List, NamedTuple
 import pytest
 
 from tests import program
+from tests.ports import free_port
 from tests.stats.daemons import Daemon, document
 from udppunch.stats import client
 
@@ -97,7 +98,7 @@ def test_relative_path(daemon: Daemon) -> None:
 
 def test_daemon_of_ours(tmp_path: Path) -> None:
     control = str(tmp_path / "control")
-    where = f"127.0.0.1:{program.free_port()}"
+    where = f"127.0.0.1:{free_port()}"
     with program.Program("relay", where, "--workers", "1", "--control", control) as daemon:
         daemon.wait_event("listening")
         found = json.loads(stats("--json", control).output)
