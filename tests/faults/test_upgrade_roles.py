@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
 
+import psutil
 import pytest
 import yaml
 
@@ -277,10 +278,18 @@ def test_an_exposer_with_as_many_sockets_as_it_may_have() -> None:
 
 
 class ExposerOfFile:
-    """`udppunch run` of a file with an exposer, whose helper and service the test plays."""
+    """`udppunch run` of a file with an exposer, whose helper and service the test plays, and
+    perhaps with a relay of several workers, beside which it has a process of its own."""
 
-    def __init__(self, folder: Path, popen: Popen = subprocess.Popen) -> None:
+    def __init__(
+        self, folder: Path, popen: Popen = subprocess.Popen, relay_workers: int = 0
+    ) -> None:
         self.file = folder / "exposer.yaml"
+        self._beside: List[Dict[str, Any]] = []
+        self._relay_workers = relay_workers
+        if relay_workers:
+            listen = f"127.0.0.1:{free_port()}"
+            self._beside.append({"relay": {"listen": listen, "workers": relay_workers}})
         self.helper, self.service = Endpoint(), Endpoint()
         self.seen: SocketAddress = ("", 0)
         self._popen = popen
@@ -295,7 +304,7 @@ class ExposerOfFile:
     def write(self, **settings: Any) -> None:
         places = {"local": text(self.service.address), "helper": text(self.helper.address)}
         expose = {**places, "keepalive": "1s", **settings}
-        self.file.write_text(yaml.safe_dump({"roles": [{"expose": expose}]}))
+        self.file.write_text(yaml.safe_dump({"roles": [{"expose": expose}, *self._beside]}))
 
     def start(self) -> Program:
         return Program("run", str(self.file), "--control", "none", popen=self._popen)
@@ -331,29 +340,49 @@ class ExposerOfFile:
             assert heard == said
         return asked
 
+    def comes_to_have(self, sockets: int, exposer: Program) -> bool:
+        """Whether it has so many of UDP at last, and none in vain."""
+        expected = sockets + self._relay_workers
+        return eventually(lambda: udp_sockets(exposer.process.pid) == expected, PATIENCE)
+
 
 def udp_sockets(process: int) -> int:
-    """How many it has, some of them perhaps in vain."""
-    folder = f"/proc/{process}/fd"
-    links = {os.readlink(f"{folder}/{number}") for number in os.listdir(folder)}
+    """How many it has together with its children."""
+    main = psutil.Process(process)
+    links = {link for each in (main, *main.children()) for link in descriptors(each.pid)}
     with open(f"/proc/{process}/net/udp") as ipv4, open(f"/proc/{process}/net/udp6") as ipv6:
         lines = [line.split() for line in (*ipv4, *ipv6) if ":" in line]
     return sum(f"socket:[{columns[9]}]" in links for columns in lines)
 
 
-def comes_to_have(sockets: int, exposer: Program) -> bool:
-    return eventually(lambda: udp_sockets(exposer.process.pid) == sockets, PATIENCE)
+def descriptors(process: int) -> List[str]:
+    """What they lead to; some may be gone meanwhile."""
+    folder, found = f"/proc/{process}/fd", []
+    with contextlib.suppress(FileNotFoundError):
+        for number in os.listdir(folder):
+            with contextlib.suppress(FileNotFoundError):
+                found.append(os.readlink(f"{folder}/{number}"))
+    return found
+
+
+beside_workers = pytest.mark.parametrize("relay_workers", [0, 2], ids=["alone", "beside-workers"])
 
 
 @pytest.fixture
-def exposing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ExposerOfFile:
+def relay_workers() -> int:
+    return 0
+
+
+@pytest.fixture
+def exposing(relay_workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ExposerOfFile:
     monkeypatch.setenv(PASSWORD_VARIABLE, PASSWORD)
-    return ExposerOfFile(tmp_path)
+    return ExposerOfFile(tmp_path, relay_workers=relay_workers)
 
 
 CONNECTEES = range(1, 41)
 
 
+@beside_workers
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 def test_an_exposer_asked_again_and_again(host: str, exposing: ExposerOfFile) -> None:
     """Before it has come to anything, too: what it has not taken yet is handed on."""
@@ -377,11 +406,18 @@ def test_an_exposer_asked_again_and_again(host: str, exposing: ExposerOfFile) ->
             exposer.assert_alive_and_sane()
 
 
-def test_an_exposer_by_both_ways_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@beside_workers
+def test_an_exposer_by_both_ways_in_turn(
+    relay_workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The service manager keeps nothing of what is in use, and so hands over nothing stale."""
     monkeypatch.setenv(PASSWORD_VARIABLE, PASSWORD)
-    with ServiceManager(tmp_path) as manager, ExposerOfFile(tmp_path, manager.popen) as exposing:
+    with (
+        ServiceManager(tmp_path) as manager,
+        ExposerOfFile(tmp_path, manager.popen, relay_workers) as exposing,
+    ):
         exposing.write(idle="2s")
+        of_relay = relay_workers + 2 if relay_workers else 0  # and what its workers share
         with contextlib.ExitStack() as stack:
             exposer = stack.enter_context(exposing.start())
             before = exposing.register()
@@ -392,12 +428,12 @@ def test_an_exposer_by_both_ways_in_turn(tmp_path: Path, monkeypatch: pytest.Mon
                 assert exposing.ask(*CONNECTEES) == sockets
                 exposer.process.send_signal(signal.SIGQUIT)
                 assert exposer.process.wait(PATIENCE) == 0
-                assert len(manager.stored) == len(sockets) + 1
+                assert len(manager.stored) == len(sockets) + 1 + of_relay
                 exposer = stack.enter_context(exposing.start())
                 assert exposing.register() == before
                 assert exposing.ask(*CONNECTEES) == sockets
                 assert eventually(lambda: not manager.stored, PATIENCE)
-                assert comes_to_have(1, exposer)
+                assert exposing.comes_to_have(1, exposer)
             exposer.assert_alive_and_sane()
 
 
@@ -426,6 +462,7 @@ def test_an_exposer_asked_by_both_ways_at_once(
             exposer.assert_alive_and_sane()
 
 
+@beside_workers
 def test_fewer_connectees_than_were_handed_over(exposing: ExposerOfFile) -> None:
     with exposing:
         exposing.write()
@@ -434,7 +471,7 @@ def test_fewer_connectees_than_were_handed_over(exposing: ExposerOfFile) -> None
             sockets = exposing.ask(1, 2, 3, 4, 5)
             exposing.write(**{"max-clients": 2})
             exposing.replace(exposer)
-            assert comes_to_have(1 + 2, exposer)
+            assert exposing.comes_to_have(1 + 2, exposer)
             ports = {port for _, port in sockets.values()}
             kept = {port for port in ports if is_bound(port)}
             assert len(kept) == 2
@@ -449,6 +486,7 @@ def is_bound(port: int) -> bool:
     return False
 
 
+@beside_workers
 @pytest.mark.parametrize("what", ["local", "helper", "bind", "name"])
 def test_an_exposer_of_something_else_begins_anew(what: str, exposing: ExposerOfFile) -> None:
     """What waits in the former sockets is for nobody."""
@@ -464,7 +502,7 @@ def test_an_exposer_of_something_else_begins_anew(what: str, exposing: ExposerOf
             elif what == "helper":
                 exposing.helper, former = other, exposing.helper
             exposing.replace(exposer)
-            assert exposing.seen != before and comes_to_have(1, exposer)
+            assert exposing.seen != before and exposing.comes_to_have(1, exposer)
             again = exposing.ask(1, 2, 3)
             assert not {*again.values()} & {*sockets.values()}
             if what == "local":
@@ -475,6 +513,31 @@ def test_an_exposer_of_something_else_begins_anew(what: str, exposing: ExposerOf
             exposer.assert_alive_and_sane()
 
 
+def test_an_exposer_whose_process_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it was handed is gone with it; what its successor has is handed over."""
+    monkeypatch.setenv(PASSWORD_VARIABLE, PASSWORD)
+    with ExposerOfFile(tmp_path, relay_workers=2) as exposing:
+        exposing.write()
+        with exposing.start() as exposer:
+            for _ in range(2):
+                before = exposing.register()
+                exposing.ask(*CONNECTEES)
+                exposing.replace(exposer)
+                assert exposing.seen == before
+                children = psutil.Process(exposer.process.pid).children()
+                max(children, key=lambda child: len(descriptors(child.pid))).kill()
+                exposing.wait_registered(exposer, exposer.count("registered") + 1)
+                assert exposing.seen != before
+                before, sockets = exposing.seen, exposing.ask(1, 2, 3)
+                exposing.replace(exposer)
+                assert exposing.seen == before and exposing.ask(1, 2, 3) == sockets
+                assert exposing.comes_to_have(1 + 3, exposer)
+            exposer.assert_alive_and_sane()
+
+
+@beside_workers
 def test_helpers_in_another_order(exposing: ExposerOfFile) -> None:
     """Each keeps its socket and its connectees, whatever others there are."""
     with exposing, Endpoint() as second:
@@ -495,7 +558,7 @@ def test_helpers_in_another_order(exposing: ExposerOfFile) -> None:
                     asked = exposing.ask(1, 2)
                     assert sockets.setdefault(at, asked) == asked
             assert not {*sockets[first.address].values()} & {*sockets[second.address].values()}
-            assert comes_to_have(2 + 4, exposer)
+            assert exposing.comes_to_have(2 + 4, exposer)
             exposer.assert_alive_and_sane()
 
 

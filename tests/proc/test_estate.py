@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import resource
 import socket
@@ -250,9 +251,16 @@ print(json.dumps([os.environ["LISTEN_PID"] == str(os.getpid()), names, found]))
 """
 
 
-def handed_over(numbers: Sequence[int], names: Sequence[str]) -> Tuple[List[str], List[int]]:
-    """The names and inodes that a program finds of sockets that stood at these numbers, when its
-    predecessor replaced itself by it."""
+class HandedOver(NamedTuple):
+    """What a program finds, and what its predecessor logged that replaced itself by it."""
+
+    names: List[str]
+    numbers: List[int]  # of the sockets before
+    logged: List[str]
+
+
+def handed_over(numbers: Sequence[int], names: Sequence[str]) -> HandedOver:
+    """Of sockets that stood at these numbers."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket(type=socket.SOCK_DGRAM)) for _ in numbers]
         before = [os.fstat(sock.fileno()).st_ino for sock in sockets]
@@ -267,9 +275,10 @@ def handed_over(numbers: Sequence[int], names: Sequence[str]) -> Tuple[List[str]
         with os.fdopen(reader) as output:
             said = output.read()
         assert os.waitpid(child, 0)[1] == 0
-    is_for_it, found_names, found = json.loads(said)
+    *logged, told = said.splitlines()
+    is_for_it, found_names, found = json.loads(told)
     assert is_for_it
-    return found_names, [before.index(inode) for inode in found]
+    return HandedOver(found_names, [before.index(inode) for inode in found], logged)
 
 
 def become_who_tells(
@@ -277,6 +286,7 @@ def become_who_tells(
 ) -> None:
     beyond = max(numbers) + 1
     os.dup2(output, 1)
+    logging.basicConfig(stream=open(1, "w", closefd=False), format="%(message)s", force=True)
     away = [fcntl.fcntl(sock.fileno(), fcntl.F_DUPFD, beyond) for sock in sockets]
     os.closerange(FIRST, beyond)
     for number, at in zip(away, numbers):
@@ -296,16 +306,20 @@ def become_who_tells(
 def test_sockets_may_stand_anywhere(numbers: List[int]) -> None:
     """Also where others are to be: rings of them, and rows."""
     names = [f"n{number}" for number in range(len(numbers))]
-    found_names, found = handed_over(numbers, names)
-    assert found_names == [f"outliving-{name}" for name in names]
-    assert found == list(range(len(numbers)))
+    found = handed_over(numbers, names)
+    assert found.names == [f"outliving-{name}" for name in names]
+    assert found.numbers == list(range(len(numbers))) and not found.logged
 
 
 def test_names_beyond_what_a_variable_holds() -> None:
     """The kernel would not start a program with them: some sockets are let go, of no others."""
     names = [f"{number:05}" + "x" * 1000 for number in range(200)]
-    _, found = handed_over(range(FIRST, FIRST + 200), names)
-    assert found == list(range(len(found))) and 100 < len(found) < 131
+    found = handed_over(range(FIRST, FIRST + 200), names)
+    count = len(found.numbers)
+    assert found.numbers == list(range(count)) and 100 < count < 131
+    assert found.logged == [
+        f"sockets that cannot be handed over: {200 - count} (their names are too long together)"
+    ]
 
 
 def test_a_manager_is_given_all_of_several_roles(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from udppunch.errors import missing_library
 from udppunch.net.clock import boot_time
 from udppunch.net.loop import Loop
 from udppunch.notices import event, say_state
+from udppunch.proc.bequest import Bequest
 from udppunch.proc.board import Board, Process
 from udppunch.proc.estate import Estate, Inheritance
 from udppunch.proc.kinds import KINDS, SharedRole
@@ -171,6 +172,10 @@ class _Crew:
         if not scene.may_leave(leaving):
             return
         event(log, logging.INFO, "handing-over", "handing over to a new process")
+        self.leave(leaving)
+
+    def leave(self, leaving: Leaving) -> None:
+        """For who comes next, at the end of this turn."""
         self.leaving = leaving
         for role, _ in self.shared:
             role.keep()
@@ -256,16 +261,20 @@ def _heed_signals(crew: _Crew, scene: Scene) -> SignalQueue:
     )
 
 
-def run_others(roles: Roles, scene: Scene, board: Board, slot: int) -> None:
+def run_others(roles: Roles, scene: Scene, bequest: Bequest, board: Board, slot: int) -> None:
     """The roles that a daemon has beside those with several workers."""
+    scene.inheritance.receive(bequest.found())
     loop = scene.loop()
     crew = _Crew(loop, scene)
     for name, config in roles:
         crew.add(name, config)
+    crew.inherit(scene.inheritance)
     # A reload concerns the others alone.
-    ending: Dict[int, Callable[[], None]] = dict.fromkeys((*ENDING, *TOLD.values()), loop.stop)
-    ending.update(dict.fromkeys((signal.SIGHUP, signal.SIGUSR1, *HANDING_OVER), nothing))
-    act_on_signals(loop, ending)
+    actions: Dict[int, Callable[[], None]] = dict.fromkeys(ENDING, loop.stop)
+    actions.update(dict.fromkeys((signal.SIGHUP, signal.SIGUSR1, *HANDING_OVER), nothing))
+    for leaving, number in TOLD.items():
+        actions[number] = functools.partial(crew.leave, leaving)
+    act_on_signals(loop, actions)
 
     def beat(now: float) -> None:
         board.beat(slot, crew.status())
@@ -273,7 +282,13 @@ def run_others(roles: Roles, scene: Scene, board: Board, slot: int) -> None:
         board.tell(slot, {"roles": crew.describe(), "listen": listen})
 
     loop.add(Ticker(BEAT_EACH, beat), loop.outbox())
-    loop.run()
+
+    def bequeath() -> None:
+        crew.bequeath((), scene.inheritance)
+        if crew.leaving is not Leaving.FOR_GOOD:
+            bequest.leave(scene.inheritance.files())
+
+    loop.run(bequeath)
 
 
 def _tell_service_manager(crew: _Crew, scene: Scene) -> None:

@@ -19,6 +19,7 @@ from udppunch.net import mmsg
 from udppunch.net.packets import packet_pair
 from udppunch.notices import event
 from udppunch.proc import control, crew, metrics, worker
+from udppunch.proc.bequest import bequest_pair
 from udppunch.proc.estate import Estate, Inheritance, leave_to_manager, replace_self
 from udppunch.proc.kinds import KINDS
 from udppunch.proc.scene import Reread, Roles, Scene, shared
@@ -131,7 +132,8 @@ def _open_access_logs(roles: Roles, process: ProcessConfig) -> None:
 
 
 def _supervise(roles: Roles, estates: Sequence[Estate], scene: Scene) -> Leaving:
-    scene.inheritance.let_go(scene.inheritance.outliving())
+    inheritance = scene.inheritance
+    ours, theirs = bequest_pair()
     children: List[Child] = []
     drain = 0.0
     others = [(role, config) for role, config in roles if role not in KINDS]
@@ -140,10 +142,14 @@ def _supervise(roles: Roles, estates: Sequence[Estate], scene: Scene) -> Leaving
         label = f"{estate.role} {estate.group} " if len(estates) > 1 else ""
         children += _group(estate, label, scene)
     if others:
-        run_others = functools.partial(crew.run_others, others, scene)
+        inheritance.pass_on(ours)
+        run_others = functools.partial(crew.run_others, others, scene, theirs)
         children.append(Child("others", Kind.LEADER, 0, run_others))
+    inheritance.let_go(inheritance.outliving())  # what nobody is there for
     notifier = Notifier(scene.environment)
-    return Supervisor(children, notifier, drain, scene.read_again, scene.may_leave).run()
+    leaving = Supervisor(children, notifier, drain, scene.read_again, scene.may_leave).run()
+    inheritance.receive(ours.found())
+    return leaving
 
 
 def _group(estate: Estate, label: str, scene: Scene) -> List[Child]:

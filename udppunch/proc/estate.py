@@ -24,6 +24,7 @@ from udppunch.address import Address
 from udppunch.contract import Endpoint
 from udppunch.net import reuseport, sockaddr
 from udppunch.net.area import Area
+from udppunch.proc.bequest import CANNOT_BE_HANDED_OVER, Bequest
 from udppunch.proc.kinds import KINDS
 from udppunch.proc.systemd import FIRST_DESCRIPTOR, Notifier
 from udppunch.wire import registrar as wire
@@ -45,15 +46,19 @@ class Inheritance:
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._sockets: Dict[Address, List[socket.socket]] = {}
         self._outliving: Dict[str, socket.socket] = {}
-        self._ambiguous: Set[str] = set()
         self._files: Dict[str, int] = {}
         described = _described(environment)
         self.names = {name for name, _ in described if name}
         for variable in _VARIABLES:
             os.environ.pop(variable, None)
+        self.receive(described)
+
+    def receive(self, described: Iterable[Tuple[str, int]]) -> None:
+        """More files, with their names."""
         # Our own names tell their order, which a service manager need not keep; and what it keeps
         # it may have opened itself, and hand over twice.
-        seen: Set[int] = set()
+        seen = {os.fstat(number).st_ino for number in self.files().values()}
+        ambiguous: Set[str] = set()
         for name, number in sorted(described, key=lambda one: (_SOCKET not in one[0], one[0])):
             os.set_inheritable(number, False)
             status = os.fstat(number)
@@ -65,7 +70,7 @@ class Inheritance:
                 os.close(number)
             else:
                 seen.add(status.st_ino)
-                self._note_socket(name, socket.socket(fileno=number))
+                self._note_socket(name, socket.socket(fileno=number), ambiguous)
 
     def sockets(self, bind: Address) -> List[socket.socket]:
         """Those at that address, to be the caller's."""
@@ -93,6 +98,11 @@ class Inheritance:
     def outliving(self) -> List[str]:
         """The names of the sockets that outlived their roles."""
         return list(self._outliving)
+
+    def pass_on(self, bequest: Bequest) -> None:
+        """Let go of the sockets that outlived their roles to who has those roles now."""
+        bequest.leave(self._files_of_outliving())
+        self.let_go(self.outliving())
 
     def take(self, endpoint: Endpoint) -> Optional[socket.socket]:
         """The socket that outlived its role, if it leads to where the endpoint does."""
@@ -137,28 +147,31 @@ class Inheritance:
         kept = [sock for sockets in self._sockets.values() for sock in sockets]
         return {
             **{f"lent-{_SOCKET}-{at:03}": sock.fileno() for at, sock in enumerate(kept)},
-            **{f"{_OUTLIVING}{name}": sock.fileno() for name, sock in self._outliving.items()},
+            **self._files_of_outliving(),
         }
 
-    def _note_socket(self, name: str, sock: socket.socket) -> None:
+    def _files_of_outliving(self) -> Dict[str, int]:
+        return {f"{_OUTLIVING}{name}": sock.fileno() for name, sock in self._outliving.items()}
+
+    def _note_socket(self, name: str, sock: socket.socket, ambiguous: Set[str]) -> None:
         if sock.type != socket.SOCK_DGRAM or sock.family not in (socket.AF_INET, socket.AF_INET6):
             log.warning("a socket was handed over that is not of UDP: closed")
             sock.close()
             return
         sock.setblocking(False)
         if name.startswith(_OUTLIVING):
-            self._note_outliving(name[len(_OUTLIVING) :], sock)
+            self._note_outliving(name[len(_OUTLIVING) :], sock, ambiguous)
             return
         where = sockaddr.from_tuple(sock.getsockname())
         self._sockets.setdefault(where, []).append(sock)
 
-    def _note_outliving(self, name: str, sock: socket.socket) -> None:
+    def _note_outliving(self, name: str, sock: socket.socket, ambiguous: Set[str]) -> None:
         """Of two that have one name nobody knows which is the right one."""
         former = self._outliving.pop(name, None)
-        if former is None and name not in self._ambiguous:
+        if former is None and name not in ambiguous:
             self._outliving[name] = sock
             return
-        self._ambiguous.add(name)
+        ambiguous.add(name)
         for each in (former, sock):
             if each is not None:
                 each.close()
@@ -261,10 +274,14 @@ def replace_self(
     for estate in estates:
         files.update(estate.files())
     length = sum(len(name) + 1 for name in files)
-    for name, number in inheritance.files().items():
+    outliving = inheritance.files()
+    for name, number in outliving.items():
         length += len(name) + 1
         if length <= _LONGEST_NAMES:
             files[name] = number
+    left_out = sum(name not in files for name in outliving)
+    if left_out:
+        log.warning(CANNOT_BE_HANDED_OVER, left_out, "their names are too long together")
     _put_in_order(list(files.values()))
     environment = {
         **os.environ,
