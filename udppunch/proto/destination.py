@@ -7,6 +7,7 @@ from typing import Optional, Sequence
 
 from udppunch.address import Address
 from udppunch.contract import Lookup, Outbox
+from udppunch.errors import EX_NOHOST, CommandError
 from udppunch.notices import Notices
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,12 @@ class Destination:
     def again_at(self) -> float:
         """When to look it up again, if it has no address by then."""
         return self._asked_at + (_GIVEN_UP_AFTER if self._pending else _AGAIN_AFTER)
+
+    def insist(self, found: Sequence[Address], reason: str) -> None:
+        """What came is to be an answer, unless there was one before: without any, whoever has
+        nothing else to do has nothing to wait for. Raises CommandError."""
+        if not found and self.address is None:
+            raise CommandError(f"{self.lookup}: {reason}", EX_NOHOST)
 
     def resolved(self, found: Sequence[Address], reason: str, now: float) -> bool:
         """The answer came; whether the destination is another one now."""

@@ -15,7 +15,6 @@ from udppunch import address
 from udppunch.address import Address
 from udppunch.config.roles import ConnectConfig
 from udppunch.contract import Burst, Endpoint, Lookup, Outbox, Route
-from udppunch.errors import EX_NOHOST, CommandError
 from udppunch.notices import Notices, event
 from udppunch.proto.destination import Destination
 from udppunch.proto.limiter import TokenBucket
@@ -73,8 +72,8 @@ class Connect:
         self._after(path, None, now)
 
     def resolved(self, lookup: Lookup, found: Sequence[Address], reason: str, now: float) -> None:
-        if not found and self._rendezvous.address is None and not self.patient:
-            raise CommandError(f"{lookup}: {reason}", EX_NOHOST)
+        if not self.patient:
+            self._rendezvous.insist(found, reason)
         self._rendezvous.resolved(found, reason, now)
 
     def refused(self, endpoint: Endpoint, now: float) -> None:

@@ -16,7 +16,6 @@ from udppunch import address
 from udppunch.address import Address
 from udppunch.config.roles import ExposeConfig
 from udppunch.contract import Batch, Burst, Endpoint, Lookup, Outbox, Piece, Route, word
-from udppunch.errors import EX_NOHOST, CommandError
 from udppunch.notices import TRACE, Notices, event
 from udppunch.proto.destination import Destination
 from udppunch.proto.expose.eviction import Eviction
@@ -118,17 +117,16 @@ class Expose:
 
     def resolved(self, lookup: Lookup, found: Sequence[Address], reason: str, now: float) -> None:
         if lookup is self._service.lookup:
-            if not found and self._service.address is None and not self.patient:
-                raise CommandError(f"{lookup}: {reason}", EX_NOHOST)
+            if not self.patient:
+                self._service.insist(found, reason)
             before = self._service.address
             if self._service.resolved(found, reason, now) and before is not None:
                 self._move()
             self._go_on(now)
             return
         helper = next(one for one in self._helpers if one.destination.lookup is lookup)
-        is_lost = not found and helper.destination.address is None
-        if is_lost and len(self._helpers) == 1 and not self.patient:
-            raise CommandError(f"{lookup}: {reason}", EX_NOHOST)
+        if len(self._helpers) == 1 and not self.patient:
+            helper.destination.insist(found, reason)
         self._meet(helper, changed=helper.destination.resolved(found, reason, now))
 
     def opened(self, endpoint: Endpoint, now: float) -> None:

@@ -16,7 +16,6 @@ from udppunch import address
 from udppunch.address import Address
 from udppunch.config.people import PeerConfig
 from udppunch.contract import Burst, Endpoint, Lookup, Outbox, Route
-from udppunch.errors import EX_NOHOST, CommandError
 from udppunch.notices import Notices, event
 from udppunch.proto.holepunch.dialogue import Dialogue
 from udppunch.proto.holepunch.exchange import Exchange
@@ -120,8 +119,7 @@ class Peer:
         self._meeting.failed(endpoint, now)
 
     def resolved(self, lookup: Lookup, found: Sequence[Address], reason: str, now: float) -> None:
-        if not found and self._meeting.server.address is None:
-            raise CommandError(f"{lookup}: {reason}", EX_NOHOST)
+        self._meeting.server.insist(found, reason)
         self._meeting.resolved(found, reason, now)
 
     def refused(self, endpoint: Endpoint, now: float) -> None:

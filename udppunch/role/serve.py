@@ -17,7 +17,6 @@ from udppunch import address
 from udppunch.address import Address
 from udppunch.config.roles import ServeConfig
 from udppunch.contract import Burst, Endpoint, Lookup, Outbox, Route
-from udppunch.errors import EX_NOHOST, CommandError
 from udppunch.notices import TRACE, Notices, event
 from udppunch.proto.destination import Destination
 from udppunch.proto.handover import socket_name
@@ -89,8 +88,8 @@ class Serve:
         destination = self._presence.rendezvous
         if lookup is self._forward.lookup:
             destination = self._forward
-        if not found and destination.address is None and not self.patient:
-            raise CommandError(f"{lookup}: {reason}", EX_NOHOST)
+        if not self.patient:
+            destination.insist(found, reason)
         if destination is self._forward:
             self._forward.resolved(found, reason, now)
         else:
