@@ -148,7 +148,8 @@ def _supervise(roles: Roles, estates: Sequence[Estate], scene: Scene) -> Leaving
     inheritance.let_go(inheritance.outliving())  # what nobody is there for
     notifier = Notifier(scene.environment)
     leaving = Supervisor(children, notifier, drain, scene.read_again, scene.may_leave).run()
-    inheritance.receive(ours.found())
+    for end in (ours, theirs):  # also what nobody came to take
+        inheritance.receive(end.found())
     return leaving
 
 
