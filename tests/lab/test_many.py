@@ -47,6 +47,22 @@ def test_a_hundred_clients_behind_as_many_ports_of_a_symmetric_nat() -> None:
         punched.assert_clean(*applications)
 
 
+def test_clients_whose_nat_has_one_port_for_several_of_them() -> None:
+    """For one towards the rendezvous, for another towards the server: each hears but its own."""
+    with Lab("full", "sym-range") as lab, Punched(lab) as punched:
+        applications = [punched.application() for _ in range(40)]
+        for application in applications:
+            application.send(2)
+        for application in applications:
+            assert application.wait_echoed(30.0), punched.story()
+        late = [punched.application() for _ in range(10)]
+        for application in (*late, *applications):
+            application.send(10)
+        for application in (*late, *applications):
+            assert application.wait_echoed(30.0), punched.story()
+        punched.assert_clean(*applications, *late)
+
+
 def test_a_slow_client_holds_up_nobody() -> None:
     with Lab("prc", "prc", delay_b=0.3) as lab, Punched(lab) as punched:
         near = lab.add_host("core")

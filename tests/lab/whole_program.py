@@ -95,9 +95,11 @@ class Punched:
 
     def assert_clean(self, *applications: NumberedClient) -> None:
         """Nothing but what applications sent reached applications; all processes are sane."""
-        assert not self.echo.foreign(applications)
-        for application in applications:
-            assert not application.foreign()
+        for end, foreign in (
+            (self.echo, self.echo.foreign(applications)),
+            *((application, application.foreign()) for application in applications),
+        ):
+            assert not foreign, (end, foreign, self.story())
         self.assert_sane()
 
     def assert_sane(self) -> None:

@@ -307,48 +307,111 @@ def test_a_client_of_theirs_shakes_hands_and_then_everything_is_payload() -> Non
 
 
 def pair_of_clients() -> Tuple[Clients, List[Any]]:
+    """Both of one server's socket."""
     table, found = Clients(), []
     for letter in (b"1", b"2"):
         end = ServerEnd()
-        end.path.introduced(puncher.Punch(CLIENT, letter * 21), end.endpoint, 0.0)
+        end.path.introduced(puncher.Punch(CLIENT, letter * 21), SHARED, 0.0)
         client = table.add(end.path)
         table.note_mark(client)
         found.append(client)
     return table, found
 
 
-def test_a_client_is_found_by_source_mark_and_token_until_it_is_removed() -> None:
+SHARED = Endpoint("serve", address.ANY_IPV4)
+ANOTHER = Endpoint("serve", address.ANY_IPV4)
+THERE = Route(SHARED, CLIENT)
+
+
+def test_a_client_is_found_by_way_mark_and_token_until_it_is_removed() -> None:
     table, (one, other) = pair_of_clients()
-    table.note_source(one, CLIENT)
+    table.note_route(one, THERE)
     token = memoryview(other.path.pairing.token + b"rest")
-    assert table.of_datagram(memoryview(b"payload"), CLIENT) is one
-    assert table.of_datagram(token, CLIENT) is other, "control says itself whose it is"
+    assert table.of_datagram(memoryview(b"payload"), THERE) is one
+    assert table.of_datagram(memoryview(b"payload"), Route(ANOTHER, CLIENT)) is None
+    assert table.of_datagram(token, THERE) is other, "control says itself whose it is"
     assert table.of_mark(b"1" * 21) is one and table.of_mark(b"") is None
     for client in (one, other):
         table.remove(client)
-    assert not len(table) and not table.by_source and table.of_mark(b"1" * 21) is None
-    assert table.of_datagram(token, CLIENT) is None
+    assert not len(table) and not table.by_way and table.of_mark(b"1" * 21) is None
+    assert table.of_datagram(token, THERE) is None
 
 
-def test_a_source_has_one_client_and_may_come_back_to_it() -> None:
+def test_a_way_has_one_client_and_may_come_back_to_it() -> None:
     table, (one, other) = pair_of_clients()
-    table.note_source(one, CLIENT)
-    table.note_source(other, CLIENT)
-    assert table.by_source == {CLIENT: other} and one.sources == []
-    table.note_source(one, CLIENT)
-    assert table.by_source == {CLIENT: one} and other.sources == []
+    way = (SHARED, CLIENT)
+    table.note_route(one, THERE)
+    table.note_route(other, THERE)
+    assert table.by_way == {way: other} and one.ways == []
+    table.note_route(one, THERE)
+    assert table.by_way == {way: one} and other.ways == []
     table.remove(other)
-    assert table.by_source == {CLIENT: one}
+    assert table.by_way == {way: one}
 
 
-def test_sources_are_bounded_and_the_one_in_use_is_kept() -> None:
+def test_a_port_may_be_one_clients_for_one_socket_and_anothers_for_another() -> None:
+    table, (one, other) = pair_of_clients()
+    one.path.nominate(THERE, 0.0)
+    table.note_route(one, THERE)
+    assert table.note_route(other, Route(ANOTHER, CLIENT)) == []
+    assert table.along(THERE) is one and table.along(Route(ANOTHER, CLIENT)) is other
+
+
+def test_ways_are_bounded_and_the_one_in_use_is_kept() -> None:
     table, (one, _) = pair_of_clients()
-    one.path.peer = Route(Endpoint("serve", address.ANY_IPV4), CLIENT)
-    table.note_source(one, CLIENT)
+    one.path.peer = THERE
+    table.note_route(one, THERE)
     for number in range(1, 100):
-        table.note_source(one, address.with_port(ELSEWHERE, number))
-    assert len(table.by_source) == len(one.sources) == 8
-    assert table.by_source[CLIENT] is one
+        table.note_route(one, Route(SHARED, address.with_port(ELSEWHERE, number)))
+    assert len(table.by_way) == len(one.ways) == 8
+    assert table.by_way[SHARED, CLIENT] is one
+
+
+def test_who_was_sought_where_another_comes_along_is_sought_there_no_more() -> None:
+    """What is said there would come to the other one's application."""
+    table, (one, other) = pair_of_clients()
+    assert one.path.checks.tries(THERE)
+    assert table.note_route(other, THERE) == []
+    assert not one.path.checks.tries(THERE) and one.path.state is State.SEEKING
+
+
+def test_who_had_a_path_where_another_comes_along_has_lost_it() -> None:
+    table, (one, other) = pair_of_clients()
+    one.path.nominate(THERE, 0.0)
+    table.note_route(one, THERE)
+    assert table.note_route(other, THERE) == [one]
+    assert one.path.state is State.LOST and table.note_route(other, THERE) == []
+
+
+def test_nobody_is_sought_along_the_way_of_a_path_that_is_up() -> None:
+    """Until its client shows itself, whoever else does is looked at as well."""
+    table, (one, other) = pair_of_clients()
+    assert table.make_way(THERE, other), "nobody was there"
+    table.note_route(one, THERE)
+    one.path.nominate(THERE, 0.0)
+    assert table.make_way(THERE, one), "it is there itself"
+    assert not table.make_way(THERE, other)
+    assert not table.by_way and table.along(THERE) is one
+    table.note_route(one, THERE)
+    assert table.by_way[SHARED, CLIENT] is one
+
+
+def test_a_way_is_free_when_the_path_along_it_is_lost() -> None:
+    table, (one, other) = pair_of_clients()
+    table.note_route(one, THERE)
+    one.path.nominate(THERE, 0.0)
+    one.path.state = State.LOST
+    assert table.make_way(THERE, other)
+    assert table.along(THERE) is None and one.ways == []
+
+
+def test_a_client_is_found_nowhere_once_it_is_removed_from_where_another_was_introduced() -> None:
+    table, (one, other) = pair_of_clients()
+    table.note_route(one, THERE)
+    one.path.nominate(THERE, 0.0)
+    assert not table.make_way(THERE, other)
+    table.remove(one)
+    assert table.along(THERE) is None
 
 
 # What an end knows of its NAT

@@ -111,7 +111,7 @@ class Serve:
         if client is not None:
             self._from_application(client, burst, now)
             return
-        client = self._clients.by_source.get(burst.source)
+        client = self._clients.by_way.get((burst.endpoint, burst.source))
         if client is not None:
             path = client.path
             peer = path.peer
@@ -148,13 +148,13 @@ class Serve:
             if punch is not None:
                 self._introduced(punch, route.endpoint, now)
             return
-        client = self._clients.of_datagram(datagram, source)
+        client = self._clients.of_datagram(datagram, route)
         if client is None:
             self._from_stranger(datagram, route, now)
             return
         happening = client.path.receive(datagram, route, now)
-        if client.path.proved(route, contested=source in self._clients.by_source):
-            self._clients.note_source(client, source)
+        if client.path.proved(route, contested=self._clients.along(route) is not None):
+            self._note_route(client, route, now)
         if happening is Happening.PAYLOAD:
             client.path.consent.heard = client.path.consent.carried = now
             self._to_application(client, datagram)
@@ -181,8 +181,12 @@ class Serve:
         happening = client.path.second(message, route, now)
         self._clients.note_mark(client)
         if happening is Happening.UP:
-            self._clients.note_source(client, source)
+            self._note_route(client, route, now)
         self._after(client, happening, now)
+
+    def _note_route(self, client: Client, route: Route, now: float) -> None:
+        for displaced in self._clients.note_route(client, route):
+            self._after(displaced, Happening.LOST, now)
 
     def _to_application(self, client: Client, datagram: memoryview) -> None:
         if client.open and client.to_application is not None:
@@ -202,20 +206,19 @@ class Serve:
             return
         client = self._clients.of_mark(punch.mark) or self._newcomer(punch, now)
         if client is not None:
-            client.path.introduced(punch, endpoint, now)
+            free = self._clients.make_way(Route(endpoint, punch.peer), client)
+            client.path.introduced(punch, endpoint, now, taken=not free)
             self._clients.note_mark(client)
             self._timers.set(client.path, client.path.deadline())
 
     def _newcomer(self, punch: puncher.Punch, now: float) -> Optional[Client]:
-        former = self._clients.by_source.get(punch.peer)
         if punch.mark:
-            if former is not None:
-                self._clients.release_source(punch.peer)
             return self._admit(now)
         expected = self._clients.expected_at(punch.peer)
         if expected is not None:
             return expected  # the network has doubled the introduction
-        if former is not None and former.path.pairing is None:
+        former = self._clients.unmarked(punch.peer)
+        if former is not None:
             self._remove(former)  # an original that punches anew: another path
         return self._admit(now)
 

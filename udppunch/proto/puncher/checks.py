@@ -159,6 +159,11 @@ class Checks:
             if not candidate.valid and not candidate.heard:
                 del self._candidates[key]
 
+    def forget(self, route: Route) -> None:
+        """It leads to another than the peer."""
+        assert route.destination is not None
+        self._candidates.pop((route.endpoint, route.destination), None)
+
     def drop(self, endpoint: Endpoint) -> None:
         """The endpoint is closed, and with it all candidates behind it."""
         for key in [key for key in self._candidates if key[0] is endpoint]:

@@ -1,8 +1,12 @@
-"""A server's table of clients: found by the address they send from, by mark and by token."""
+"""A server's table of clients: found by the way they send along, by mark and by token.
+
+A way is a socket of the server's and an address. The address alone would not do: a symmetric
+NAT may give one port to several of the hosts behind it, to each for another of those sockets.
+"""
 
 from __future__ import annotations
 
-from typing import Dict, Iterator, List, Optional, Set
+from typing import Dict, Iterator, List, Optional, Set, Tuple
 
 from udppunch.address import Address
 from udppunch.contract import Endpoint, Route
@@ -11,13 +15,15 @@ from udppunch.proto.puncher.server_path import ServerPath
 from udppunch.proto.puncher.waiting import Waiting
 from udppunch.wire.control import TOKEN_LENGTH
 
-_SOURCES = 8  # addresses that one client may come from
+_WAYS = 8  # that one client may come along
+
+Way = Tuple[Endpoint, Address]
 
 
 class Client:
     """A client's path, and its socket towards the application (`open` once it is)."""
 
-    __slots__ = ("path", "application", "to_application", "open", "waiting", "sources")
+    __slots__ = ("path", "application", "to_application", "open", "waiting", "ways")
 
     def __init__(self, path: ServerPath) -> None:
         self.path = path
@@ -25,14 +31,16 @@ class Client:
         self.to_application: Optional[Route] = None
         self.open = False
         self.waiting = Waiting()
-        self.sources: List[Address] = []
+        self.ways: List[Way] = []
 
 
 class Clients:
-    """`by_source` is read straight by who forwards datagrams."""
+    """`by_way` is read straight by who forwards datagrams: all that comes along it is of its
+    client. Where that is in doubt, each datagram is to be asked about."""
 
     def __init__(self) -> None:
-        self.by_source: Dict[Address, Client] = {}
+        self.by_way: Dict[Way, Client] = {}
+        self._contested: Dict[Way, Client] = {}  # along which another one may come
         self._by_path: Dict[ServerPath, Client] = {}
         self._by_mark: Dict[bytes, Client] = {}
         self._by_token: Dict[bytes, Client] = {}
@@ -53,9 +61,14 @@ class Clients:
     def of_mark(self, mark: bytes) -> Optional[Client]:
         return self._by_mark.get(mark) if mark else None
 
-    def of_datagram(self, datagram: memoryview, source: Address) -> Optional[Client]:
+    def along(self, route: Route) -> Optional[Client]:
+        """Who sends along it."""
+        way = _way(route)
+        return self.by_way.get(way) or self._contested.get(way)
+
+    def of_datagram(self, datagram: memoryview, route: Route) -> Optional[Client]:
         """Whose datagram it is, by the token it starts with, or else by where it comes from."""
-        return self._by_token.get(bytes(datagram[:TOKEN_LENGTH])) or self.by_source.get(source)
+        return self._by_token.get(bytes(datagram[:TOKEN_LENGTH])) or self.along(route)
 
     def awaiting(self, source: Address) -> Optional[Client]:
         """Of whom handshake 2 is awaited from there, best from that very port."""
@@ -68,6 +81,12 @@ class Clients:
         awaited = (client for client in self if client.path.named == source)
         return next((client for client in awaited if client.path.expects_first()), None)
 
+    def unmarked(self, source: Address) -> Optional[Client]:
+        """Who sends from there, and is not ours."""
+        ways = (*self.by_way.items(), *self._contested.items())
+        there = (client for (_, at), client in ways if at == source)
+        return next((client for client in there if client.path.pairing is None), None)
+
     def seeking(self) -> Optional[Client]:
         """The first client that has no path yet."""
         return next((client for client in self if client.path.state is not State.UP), None)
@@ -79,31 +98,47 @@ class Clients:
             self._by_mark[path.client_mark] = client
             self._by_token[path.pairing.token] = client
 
-    def note_source(self, client: Client, source: Address) -> None:
-        """The client sends from there. The source in use is the last to be forgotten."""
-        if self.by_source.get(source) is client:
-            return
-        self.release_source(source)
-        client.sources.append(source)
-        self.by_source[source] = client
-        if len(client.sources) > _SOURCES:
+    def note_route(self, client: Client, route: Route) -> List[Client]:
+        """The client sends along it, and so nobody else does: those whose path is lost by that.
+        The way in use is the last to be forgotten."""
+        way = _way(route)
+        if self.by_way.get(way) is client:
+            return []
+        self._release(way)
+        client.ways.append(way)
+        self.by_way[way] = client
+        if len(client.ways) > _WAYS:
             peer = client.path.peer
-            in_use = peer.destination if peer is not None else None
-            stale = next(known for known in client.sources if known != in_use)
-            client.sources.remove(stale)
-            self._forget_source(client, stale)
+            in_use = _way(peer) if peer is not None else None
+            stale = next(known for known in client.ways if known != in_use)
+            client.ways.remove(stale)
+            self._forget(client, stale)
+        return [other for other in self if other is not client and other.path.yields(route)]
 
-    def release_source(self, source: Address) -> None:
-        """Whoever sent from there does so no longer: the NAT has given the port to another."""
-        client = self.by_source.pop(source, None)
+    def make_way(self, route: Route, client: Client) -> bool:
+        """The client was introduced there: whether it may be sought there. While another one's
+        path is up along it, that one is there, and the NAT gives the client another port for
+        this way than for the one to the rendezvous; or is gone, and the client will be heard."""
+        way, holder = _way(route), self.along(route)
+        if holder is None or holder is client:
+            return True
+        if holder.path.state is State.UP and holder.path.accepts(route):
+            self.by_way.pop(way, None)
+            self._contested[way] = holder
+            return False
+        self._release(way)
+        return True
+
+    def _release(self, way: Way) -> None:
+        client = self.by_way.pop(way, None) or self._contested.pop(way, None)
         if client is not None:
-            client.sources.remove(source)
+            client.ways.remove(way)
 
     def remove(self, client: Client) -> None:
         path = client.path
         self._by_path.pop(path, None)
-        for source in client.sources:
-            self._forget_source(client, source)
+        for way in client.ways:
+            self._forget(client, way)
         if self._by_mark.get(path.client_mark) is client:
             del self._by_mark[path.client_mark]
         if path.pairing is not None and self._by_token.get(path.pairing.token) is client:
@@ -113,6 +148,12 @@ class Clients:
         """All sockets towards the Internet that paths need."""
         return {endpoint for client in self for endpoint in client.path.endpoints()}
 
-    def _forget_source(self, client: Client, source: Address) -> None:
-        if self.by_source.get(source) is client:
-            del self.by_source[source]
+    def _forget(self, client: Client, way: Way) -> None:
+        for known in (self.by_way, self._contested):
+            if known.get(way) is client:
+                del known[way]
+
+
+def _way(route: Route) -> Way:
+    assert route.destination is not None
+    return route.endpoint, route.destination

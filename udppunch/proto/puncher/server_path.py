@@ -48,10 +48,13 @@ class ServerPath(Path):
 
     # What the rendezvous brings
 
-    def introduced(self, punch: puncher.Punch, endpoint: Endpoint, now: float) -> None:
+    def introduced(
+        self, punch: puncher.Punch, endpoint: Endpoint, now: float, taken: bool = False
+    ) -> None:
         """The client is at `punch.peer`, and was told to come to `endpoint`.
 
-        A repeated introduction changes nothing.
+        Where that way is taken, checks would reach another client, and the client will come
+        along another. A repeated introduction changes nothing.
         """
         if (endpoint, punch.peer) in self._introductions:
             return
@@ -64,23 +67,36 @@ class ServerPath(Path):
         if self.state is not State.UP:
             self._explanation.expect(now)
         if punch.mark:
-            self._begin_checks(punch.mark, now)
+            self._begin_checks(punch.mark, now, taken)
         else:
             self._handshake = ServerHandshake(now)
 
-    def _begin_checks(self, client_mark: bytes, now: float) -> None:
+    def _begin_checks(self, client_mark: bytes, now: float, taken: bool = False) -> None:
         assert self._named_to is not None
         self.client_mark = client_mark
         self._attempt += 1
         found = self.pair(Pairing(self._key, self._mark, client_mark, client=False))
-        opening = checks.attempt(self._attempt)
-        found.begin(self._named_to, opening.opener_ttl, opening.server_hold, now)
+        if not taken:
+            opening = checks.attempt(self._attempt)
+            found.begin(self._named_to, opening.opener_ttl, opening.server_hold, now)
 
     def proved(self, route: Route, contested: bool) -> bool:
         """Whether the client sends along `route`; a captured check is no proof where others do."""
         if self.checks is None:
-            return False
+            return self.accepts(route)
         return self.checks.is_valid(route) if contested else self.checks.knows(route)
+
+    def yields(self, route: Route) -> bool:
+        """Another client has shown that it sends along `route`; whether that ends this path.
+
+        What this end said there would reach the other one's application.
+        """
+        if self.checks is not None:
+            self.checks.forget(route)
+        if self.state is not State.UP or not self.accepts(route):
+            return False
+        self.state = State.LOST
+        return True
 
     def endpoints(self) -> Set[Endpoint]:
         """The sockets that this path needs."""
