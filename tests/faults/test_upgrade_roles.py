@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -380,6 +381,7 @@ def exposing(relay_workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 CONNECTEES = range(1, 41)
+FD_SETSIZE = 1024  # select(2)
 
 
 @beside_workers
@@ -435,6 +437,35 @@ def test_an_exposer_by_both_ways_in_turn(
                 assert eventually(lambda: not manager.stored, PATIENCE)
                 assert exposing.comes_to_have(1, exposer)
             exposer.assert_alive_and_sane()
+
+
+@pytest.mark.skipif(
+    0 <= resource.getrlimit(resource.RLIMIT_NOFILE)[1] < 4 * FD_SETSIZE,
+    reason="no process may open as many files",
+)
+@beside_workers
+def test_more_sockets_than_select_could_wait_for(
+    relay_workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By both ways in turn."""
+    monkeypatch.setenv(PASSWORD_VARIABLE, PASSWORD)
+    with (
+        ServiceManager(tmp_path) as manager,
+        ExposerOfFile(tmp_path, manager.popen, relay_workers) as exposing,
+        contextlib.ExitStack() as stack,
+    ):
+        exposing.write(**{"max-clients": 2 * FD_SETSIZE})
+        exposer = stack.enter_context(exposing.start())
+        exposing.register()
+        sockets = exposing.ask(*range(1, FD_SETSIZE + 10))
+        exposing.replace(exposer)
+        exposer.process.send_signal(signal.SIGQUIT)
+        assert exposer.process.wait(PATIENCE) == 0 and not exposer.output, exposer
+        assert len(manager.stored) > FD_SETSIZE
+        exposer = stack.enter_context(exposing.start())
+        exposing.register()
+        assert exposing.ask(*sockets) == sockets
+        exposer.assert_alive_and_sane()
 
 
 def test_an_exposer_asked_by_both_ways_at_once(

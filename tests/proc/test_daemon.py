@@ -165,9 +165,10 @@ def test_all_roles_tell_what_they_do(workers: int, tmp_path: Path) -> None:
     file = tmp_path / "both.yaml"
     listen = write_roles(file, workers)
     with RelayProgram(workers=workers, secret=SECRET, command=("run", str(file))) as both:
-        document = both.document()
-        assert [role["name"] for role in document["roles"]] == ["relay", "rendezvous"]
-        assert document["listen"] == list(listen)
+        # Those beside workers tell of themselves twice a second, from when they have begun.
+        assert eventually(lambda: both.document()["listen"] == list(listen), PATIENCE), both
+        names = [role["name"] for role in both.document()["roles"]]
+        assert names == ["relay", "rendezvous"]
 
 
 # --- what can't start --------------------------------------------------------------------

@@ -1,8 +1,8 @@
-"""Sockets that a daemon's supervisor and one of its children leave to each other.
+"""Sockets that one process of a daemon leaves to another, or to whoever replaces it.
 
 They wait between the two, who need not run at the same time: what a supervisor leaves before it
-starts the child is found even by the one that replaces a child killed meanwhile, and what a
-child leaves last is found when it is gone.
+starts a child is found even by the one that replaces a child killed meanwhile, and what a child
+leaves last is found when it is gone.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _LONGEST = 1 << 16
 
 
 class Bequest:
-    """One end. Whoever leaves something anew takes back what he left before."""
+    """What waits. All processes that are forked later share it. Raises OSError."""
 
-    def __init__(self, end: socket.socket) -> None:
-        self._end = end
+    def __init__(self) -> None:
+        self._found, self._left = packet_pair()
 
     def leave(self, files: Mapping[str, int]) -> None:
         """They stay the caller's as well, who may close them. What finds no room is lost, which
@@ -38,19 +38,19 @@ class Bequest:
             names, numbers = zip(*left[:_AT_ONCE])
             packet = zlib.compress(json.dumps([os.getpid(), names]).encode())
             try:
-                socket.send_fds(self._end, [packet], numbers)
+                socket.send_fds(self._left, [packet], numbers)
             except OSError as error:
                 log.warning(CANNOT_BE_HANDED_OVER, len(left), error.strerror)
                 return
             del left[:_AT_ONCE]
 
     def found(self) -> List[Tuple[str, int]]:
-        """What the other end left, to be the caller's."""
+        """What was left last, to be the caller's."""
         found: List[Tuple[str, int]] = []
         last: Optional[int] = None
         while True:
             try:
-                packet, numbers, _, _ = socket.recv_fds(self._end, _LONGEST, _AT_ONCE)
+                packet, numbers, _, _ = socket.recv_fds(self._found, _LONGEST, _AT_ONCE)
             except (BlockingIOError, ConnectionError):
                 return found
             if not packet:
@@ -61,9 +61,5 @@ class Bequest:
                     os.close(number)
                 found, last = [], giver
             found += zip(names, numbers)
-
-
-def bequest_pair() -> Tuple[Bequest, Bequest]:
-    """Two ends. Raises OSError."""
-    one, other = packet_pair()
-    return Bequest(one), Bequest(other)
+            if len(numbers) < len(names):
+                log.warning(CANNOT_BE_HANDED_OVER, len(names) - len(numbers), "too many open files")

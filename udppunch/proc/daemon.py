@@ -19,7 +19,7 @@ from udppunch.net import mmsg
 from udppunch.net.packets import packet_pair
 from udppunch.notices import event
 from udppunch.proc import control, crew, metrics, worker
-from udppunch.proc.bequest import bequest_pair
+from udppunch.proc.bequest import Bequest
 from udppunch.proc.estate import Estate, Inheritance, leave_to_manager, replace_self
 from udppunch.proc.kinds import KINDS
 from udppunch.proc.scene import Reread, Roles, Scene, shared
@@ -133,7 +133,7 @@ def _open_access_logs(roles: Roles, process: ProcessConfig) -> None:
 
 def _supervise(roles: Roles, estates: Sequence[Estate], scene: Scene) -> Leaving:
     inheritance = scene.inheritance
-    ours, theirs = bequest_pair()
+    bequest = Bequest()
     children: List[Child] = []
     drain = 0.0
     others = [(role, config) for role, config in roles if role not in KINDS]
@@ -142,14 +142,13 @@ def _supervise(roles: Roles, estates: Sequence[Estate], scene: Scene) -> Leaving
         label = f"{estate.role} {estate.group} " if len(estates) > 1 else ""
         children += _group(estate, label, scene)
     if others:
-        inheritance.pass_on(ours)
-        run_others = functools.partial(crew.run_others, others, scene, theirs)
+        inheritance.pass_on(bequest)
+        run_others = functools.partial(crew.run_others, others, scene, bequest)
         children.append(Child("others", Kind.LEADER, 0, run_others))
     inheritance.let_go(inheritance.outliving())  # what nobody is there for
     notifier = Notifier(scene.environment)
     leaving = Supervisor(children, notifier, drain, scene.read_again, scene.may_leave).run()
-    for end in (ours, theirs):  # also what nobody came to take
-        inheritance.receive(end.found())
+    inheritance.receive(bequest.found())
     return leaving
 
 

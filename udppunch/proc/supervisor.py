@@ -97,6 +97,8 @@ class Supervisor:
         self._may_leave = may_leave
         self._pid = os.getpid()
         self._signals = SignalQueue(_SIGNALS)
+        self._poll = select.poll()
+        self._poll.register(self._signals.reader, select.POLLIN)
         self._ready = False
         self._draining = False
         self._stopping = False
@@ -112,7 +114,7 @@ class Supervisor:
         for child in self._children:
             self._start(child)
         while any(child.pid or child.again_at is not None for child in self._children):
-            select.select([self._signals.reader], [], [], _TICK)
+            self._poll.poll(_TICK * 1000)
             for number in self._signals.take():
                 self._act(number)
             self._reap()

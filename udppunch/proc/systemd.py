@@ -43,7 +43,9 @@ class Notifier:
         try:
             told = self._send({"BARRIER": "1"}, (writer,), _PATIENCE)
             os.close(writer)
-            return told and bool(select.select([reader], [], [], _BARRIER)[0])
+            closed = select.poll()  # a daemon may have more files open than select() can tell of
+            closed.register(reader)
+            return told and bool(closed.poll(_BARRIER * 1000))
         finally:
             os.close(reader)
 
