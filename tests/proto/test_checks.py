@@ -114,6 +114,6 @@ def test_a_settled_path_checks_no_more_and_forgets_who_never_came() -> None:
     end = End()
     end.checks.begin(end.route(), 0, 0.0, 0.0)
     end.checks.question(Control(Kind.CHECK, b"question"), end.route(OTHER), 0.0)
-    end.checks.settle()
+    end.checks.settle(end.route())
     assert end.checks.deadline() is None
-    assert end.checks.knows(end.route(OTHER)) and not end.checks.knows(end.route(PEER))
+    assert not end.checks.knows(end.route(OTHER)), "it is to come anew"

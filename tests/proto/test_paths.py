@@ -354,7 +354,7 @@ def test_a_port_may_be_one_clients_for_one_socket_and_anothers_for_another() -> 
     one.path.nominate(THERE, 0.0)
     table.note_route(one, THERE)
     assert table.note_route(other, Route(ANOTHER, CLIENT)) == []
-    assert table.along(THERE) is one and table.along(Route(ANOTHER, CLIENT)) is other
+    assert table.by_way == {(SHARED, CLIENT): one, (ANOTHER, CLIENT): other}
 
 
 def test_ways_are_bounded_and_the_one_in_use_is_kept() -> None:
@@ -383,35 +383,23 @@ def test_who_had_a_path_where_another_comes_along_has_lost_it() -> None:
     assert one.path.state is State.LOST and table.note_route(other, THERE) == []
 
 
-def test_nobody_is_sought_along_the_way_of_a_path_that_is_up() -> None:
-    """Until its client shows itself, whoever else does is looked at as well."""
+def test_a_way_is_anothers_while_his_path_is_up_along_it() -> None:
     table, (one, other) = pair_of_clients()
-    assert table.make_way(THERE, other), "nobody was there"
-    table.note_route(one, THERE)
+    assert table.other(other, THERE) is None, "nobody is there yet"
     one.path.nominate(THERE, 0.0)
-    assert table.make_way(THERE, one), "it is there itself"
-    assert not table.make_way(THERE, other)
-    assert not table.by_way and table.along(THERE) is one
     table.note_route(one, THERE)
-    assert table.by_way[SHARED, CLIENT] is one
+    assert table.other(other, THERE) is one and table.other(one, THERE) is None
+    one.path.nominate(Route(SHARED, ELSEWHERE), 1.0)
+    assert table.other(other, THERE) is None, "it was there before"
 
 
-def test_a_way_is_free_when_the_path_along_it_is_lost() -> None:
+def test_a_path_that_is_lost_has_no_way() -> None:
     table, (one, other) = pair_of_clients()
-    table.note_route(one, THERE)
-    one.path.nominate(THERE, 0.0)
-    one.path.state = State.LOST
-    assert table.make_way(THERE, other)
-    assert table.along(THERE) is None and one.ways == []
-
-
-def test_a_client_is_found_nowhere_once_it_is_removed_from_where_another_was_introduced() -> None:
-    table, (one, other) = pair_of_clients()
-    table.note_route(one, THERE)
-    one.path.nominate(THERE, 0.0)
-    assert not table.make_way(THERE, other)
-    table.remove(one)
-    assert table.along(THERE) is None
+    for number in range(3):
+        table.note_route(one, Route(SHARED, address.with_port(CLIENT, 1 + number)))
+    table.note_route(other, THERE)
+    table.forget_ways(one)
+    assert list(table.by_way.values()) == [other] and one.ways == []
 
 
 # What an end knows of its NAT

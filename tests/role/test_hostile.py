@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any, Callable, Dict, List, Tuple
 
 import pytest
 
 from tests.virtual.network import Host, Link
+from tests.virtual.overheard import RENDEZVOUS, Overheard, Played, Sent, mark
 from tests.virtual.world import KEY, MEETING, PORT, World
 from udppunch import address
 from udppunch.address import Address
-from udppunch.proto.puncher.path import CHECK_BURST, CHECK_RATE
-from udppunch.wire import marks, puncher
-from udppunch.wire.control import CONTROL_LENGTH, Control, Kind, Pairing
+from udppunch.proto.puncher.path import CHECK_BURST, CHECK_RATE, State
+from udppunch.wire import puncher
+from udppunch.wire.control import CONTROL_LENGTH, Control, Kind
 
-RENDEZVOUS = address.pack(MEETING, PORT)
 VICTIM = address.pack("203.0.113.200", 4500)
 ATTACKER = address.pack("203.0.113.66", 6666)
-
-
-def mark(number: int) -> bytes:
-    return marks.new(number.to_bytes(16, "big"))
 
 
 class Liar:
@@ -39,27 +34,6 @@ class Liar:
         for number, punch in enumerate(self._punches):
             when = network.now + 0.01 * number
             network.at(when, lambda p=punch: network.send(self._host, PORT, source, p, 0))
-
-
-class Sent:
-    """What one host sends to others than the rendezvous: when, and to whom how much."""
-
-    def __init__(self, world: World, host: Host) -> None:
-        self.times: List[float] = []
-        self.octets: Counter[Address] = Counter()
-        self._host = host
-
-        def watch(source: Host, destination: Address, data: bytes) -> None:
-            if source is host and destination[:-2] != RENDEZVOUS[:-2]:
-                self.times.append(world.network.now)
-                self.octets[destination] += len(data)
-
-        world.network.watch = watch
-
-    def most_within(self, seconds: float) -> int:
-        return max(
-            sum(start <= other < start + seconds for other in self.times) for start in self.times
-        )
 
 
 def lied_to(punches: List[puncher.Message]) -> Tuple[World, Sent]:
@@ -133,30 +107,6 @@ def test_a_public_rendezvous_sends_nobody_into_private_networks(peer: str) -> No
 
 
 # On a path that is up
-
-
-class Overheard:
-    """A path that is up, and the check of the client's that someone on the way has copied."""
-
-    def __init__(self) -> None:
-        self.world = World(link=Link(0.02), idle=3600.0)
-        self.application = self.world.connected()
-        self.path = next(iter(self.world.client.role._paths.values()))  # type: ignore[attr-defined]
-        self.client = next(iter(self.world.server.role._clients))  # type: ignore[attr-defined]
-        self.to_server = self.client.path.peer
-        assert self.path.pairing is not None
-        self.check = self.path.pairing.encode(Control(Kind.CHECK, b"captured"))
-
-    def tell_server(self, source: Address, data: bytes) -> None:
-        """Several controls at once are a burst of them."""
-        whole = len(data) % CONTROL_LENGTH == 0 and len(data) > 0
-        segment = CONTROL_LENGTH if whole else len(data)
-        self.world.server.burst(self.to_server.endpoint, source, data, segment)
-
-    def tell_client(self, data: bytes) -> None:
-        peer = self.path.peer
-        assert peer is not None and peer.destination is not None
-        self.world.client.burst(peer.endpoint, peer.destination, data, len(data))
 
 
 def test_a_captured_check_steals_no_path() -> None:
@@ -242,18 +192,20 @@ def test_who_gets_the_clients_old_port_is_another_client() -> None:
     """A NAT that has forgotten the client gives its port to the next one."""
     overheard = Overheard()
     world = overheard.world
-    source = overheard.to_server.destination
-    world.client.kill()  # nobody is at its port any more
-    newcomer = Pairing(KEY, overheard.path.pairing.peer_mark, mark(7), client=True)
-    punch = puncher.encode(puncher.Punch(source, mark(7)))
-    overheard.tell_server(RENDEZVOUS, punch)
-    before = len(world.echo.received)
-    for number in range(20):
-        control = newcomer.encode(Control(Kind.CHECK, number.to_bytes(8, "big")))
-        overheard.tell_server(source, control)
+    world.client.kill()
+    newcomer = Played(world, 7, address.port(overheard.to_server.destination))
+    newcomer.is_introduced()
+    for _ in range(20):
+        newcomer.asks()
         world.network.run(0.05)
-    assert len(world.echo.received) == before
-    assert "2 of 2 clients" in world.server.role.status()
+    assert overheard.client.path.state is State.LOST
+    assert "1 of 2 clients" in world.server.role.status()
+    newcomer.says(b"hello")
+    world.network.run(1.0)
+    sources = world.echo.sources
+    assert sources.keys() == {overheard.application.name, newcomer.name}, "nothing but payload"
+    assert not sources[newcomer.name] & sources[overheard.application.name]
+    assert newcomer.heard == [newcomer.name + b"hello"]
 
 
 def test_who_is_introduced_where_a_path_is_up_does_not_disturb_it() -> None:

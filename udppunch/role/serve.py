@@ -29,6 +29,7 @@ from udppunch.proto.puncher.presence import Presence
 from udppunch.proto.puncher.server_path import ServerPath
 from udppunch.proto.timers import Timers
 from udppunch.wire import marks, puncher
+from udppunch.wire.control import may_be_control
 from udppunch.wire.malformed import Malformed
 
 log = logging.getLogger(__name__)
@@ -112,7 +113,8 @@ class Serve:
             self._from_application(client, burst, now)
             return
         client = self._clients.by_way.get((burst.endpoint, burst.source))
-        if client is not None:
+        # A control datagram says itself whose it is: perhaps another's, who has that port now.
+        if client is not None and not may_be_control(burst.view, burst.segment):
             path = client.path
             peer = path.peer
             if (
@@ -152,8 +154,9 @@ class Serve:
         if client is None:
             self._from_stranger(datagram, route, now)
             return
-        happening = client.path.receive(datagram, route, now)
-        if client.path.proved(route, contested=self._clients.along(route) is not None):
+        contested = self._clients.other(client, route) is not None
+        happening = client.path.receive(datagram, route, now, contested)
+        if client.path.proved(route, contested):
             self._note_route(client, route, now)
         if happening is Happening.PAYLOAD:
             client.path.consent.heard = client.path.consent.carried = now
@@ -166,7 +169,7 @@ class Serve:
         source = route.destination
         assert source is not None
         message = _handshake(datagram)
-        client = self._clients.awaiting(source) if message is not None else None
+        client = self._clients.awaiting(source, message.mark) if message is not None else None
         if client is None or message is None:
             self.counters["dropped: stranger"] += 1
             what = f"dropped a datagram of {address.text(source)}"
@@ -206,8 +209,8 @@ class Serve:
             return
         client = self._clients.of_mark(punch.mark) or self._newcomer(punch, now)
         if client is not None:
-            free = self._clients.make_way(Route(endpoint, punch.peer), client)
-            client.path.introduced(punch, endpoint, now, taken=not free)
+            taken = self._clients.other(client, Route(endpoint, punch.peer)) is not None
+            client.path.introduced(punch, endpoint, now, taken)
             self._clients.note_mark(client)
             self._timers.set(client.path, client.path.deadline())
 
@@ -218,7 +221,7 @@ class Serve:
         if expected is not None:
             return expected  # the network has doubled the introduction
         former = self._clients.unmarked(punch.peer)
-        if former is not None:
+        if former is not None and not former.path.is_heard(now):
             self._remove(former)  # an original that punches anew: another path
         return self._admit(now)
 
@@ -247,6 +250,7 @@ class Serve:
             self._presence.refresh(now)
         elif happening is Happening.LOST:
             event(log, logging.WARNING, "path-lost", f"client {_who(path)} is lost")
+            self._clients.forget_ways(client)
             self._presence.refresh(now)
         elif happening is Happening.CLOSED:
             event(log, logging.INFO, "path-closed", f"client {_who(path)} is gone")

@@ -40,6 +40,11 @@ CONTENT = with_port(ANY_IPV4, 1)  # the address in a close
 _HANDSHAKE_LENGTH = 2 + marks.LENGTH
 
 
+def may_be_control(view: memoryview, segment: int) -> bool:
+    """Whether a burst, cut each `segment` bytes, has a datagram as long as control is."""
+    return CONTROL_LENGTH in (segment, len(view) % segment if segment else 0)
+
+
 class Kind(enum.IntEnum):
     CHECK = 1
     ANSWER = 2

@@ -133,11 +133,6 @@ class Checks:
         """The sockets behind the candidates."""
         return {endpoint for endpoint, _ in self._candidates}
 
-    def known(self, route: Route) -> Route:
-        """The route kept for the candidate that `route` leads to."""
-        candidate = self._find(route)
-        return candidate.route if candidate is not None else route
-
     def knows(self, route: Route) -> bool:
         """Whether the peer has sent a check that way."""
         candidate = self._find(route)
@@ -152,12 +147,14 @@ class Checks:
         candidate = self._find(route)
         return candidate is not None and candidate.valid
 
-    def settle(self) -> None:
-        """A path is found: no further candidates, but those that the peer may turn to."""
-        for key, candidate in list(self._candidates.items()):
-            candidate.next_check = None
-            if not candidate.valid and not candidate.heard:
-                del self._candidates[key]
+    def settle(self, route: Route) -> None:
+        """The path goes that way. Where the peer was before its NAT may soon let another be, and
+        it is to prove anew that it is there."""
+        chosen = self._find(route)
+        for way in [way for way, known in self._candidates.items() if known is not chosen]:
+            del self._candidates[way]
+        if chosen is not None:
+            chosen.next_check = None
 
     def forget(self, route: Route) -> None:
         """It leads to another than the peer."""

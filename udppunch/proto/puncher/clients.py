@@ -15,7 +15,7 @@ from udppunch.proto.puncher.server_path import ServerPath
 from udppunch.proto.puncher.waiting import Waiting
 from udppunch.wire.control import TOKEN_LENGTH
 
-_WAYS = 8  # that one client may come along
+_WAYS = 8  # that one client may seem to come along
 
 Way = Tuple[Endpoint, Address]
 
@@ -35,12 +35,11 @@ class Client:
 
 
 class Clients:
-    """`by_way` is read straight by who forwards datagrams: all that comes along it is of its
-    client. Where that is in doubt, each datagram is to be asked about."""
+    """`by_way` is read straight by who forwards datagrams. All clients in it have a path that
+    is up, each perhaps by several ways."""
 
     def __init__(self) -> None:
         self.by_way: Dict[Way, Client] = {}
-        self._contested: Dict[Way, Client] = {}  # along which another one may come
         self._by_path: Dict[ServerPath, Client] = {}
         self._by_mark: Dict[bytes, Client] = {}
         self._by_token: Dict[bytes, Client] = {}
@@ -61,18 +60,25 @@ class Clients:
     def of_mark(self, mark: bytes) -> Optional[Client]:
         return self._by_mark.get(mark) if mark else None
 
-    def along(self, route: Route) -> Optional[Client]:
-        """Who sends along it."""
-        way = _way(route)
-        return self.by_way.get(way) or self._contested.get(way)
-
     def of_datagram(self, datagram: memoryview, route: Route) -> Optional[Client]:
         """Whose datagram it is, by the token it starts with, or else by where it comes from."""
-        return self._by_token.get(bytes(datagram[:TOKEN_LENGTH])) or self.along(route)
+        by_token = self._by_token.get(bytes(datagram[:TOKEN_LENGTH]))
+        return by_token or self.by_way.get(_way(route))
 
-    def awaiting(self, source: Address) -> Optional[Client]:
-        """Of whom handshake 2 is awaited from there, best from that very port."""
-        named = [client for client in self if client.path.awaits(source)]
+    def other(self, client: Client, route: Route) -> Optional[Client]:
+        """Another client, whose path is up along it."""
+        holder = self.by_way.get(_way(route))
+        if holder is None or holder is client or not holder.path.accepts(route):
+            return None
+        return holder
+
+    def awaiting(self, source: Address, mark: bytes) -> Optional[Client]:
+        """Of whom handshake 2 with that mark is awaited from there, best from that very port."""
+        named = [
+            client
+            for client in self
+            if client.path.awaits(source) and client.path.client_mark in (b"", mark)
+        ]
         exact = [client for client in named if client.path.named == source]
         return next(iter(exact or named), None)
 
@@ -82,9 +88,8 @@ class Clients:
         return next((client for client in awaited if client.path.expects_first()), None)
 
     def unmarked(self, source: Address) -> Optional[Client]:
-        """Who sends from there, and is not ours."""
-        ways = (*self.by_way.items(), *self._contested.items())
-        there = (client for (_, at), client in ways if at == source)
+        """Who last sent from there, and is not ours."""
+        there = (client for client in self if client.path.is_at(source))
         return next((client for client in there if client.path.pairing is None), None)
 
     def seeking(self) -> Optional[Client]:
@@ -99,46 +104,34 @@ class Clients:
             self._by_token[path.pairing.token] = client
 
     def note_route(self, client: Client, route: Route) -> List[Client]:
-        """The client sends along it, and so nobody else does: those whose path is lost by that.
-        The way in use is the last to be forgotten."""
-        way = _way(route)
-        if self.by_way.get(way) is client:
+        """The client sends along it, and so nobody else does: those whose path is lost by that."""
+        way, peer = _way(route), client.path.peer
+        in_use = _way(peer) if peer is not None else None
+        if way == in_use and client.ways != [way]:
+            self.forget_ways(client)  # it has proved that it is here, and so nowhere else
+        former = self.by_way.get(way)
+        if former is client:
             return []
-        self._release(way)
+        if former is not None:
+            former.ways.remove(way)
         client.ways.append(way)
         self.by_way[way] = client
         if len(client.ways) > _WAYS:
-            peer = client.path.peer
-            in_use = _way(peer) if peer is not None else None
             stale = next(known for known in client.ways if known != in_use)
             client.ways.remove(stale)
-            self._forget(client, stale)
+            del self.by_way[stale]
         return [other for other in self if other is not client and other.path.yields(route)]
 
-    def make_way(self, route: Route, client: Client) -> bool:
-        """The client was introduced there: whether it may be sought there. While another one's
-        path is up along it, that one is there, and the NAT gives the client another port for
-        this way than for the one to the rendezvous; or is gone, and the client will be heard."""
-        way, holder = _way(route), self.along(route)
-        if holder is None or holder is client:
-            return True
-        if holder.path.state is State.UP and holder.path.accepts(route):
-            self.by_way.pop(way, None)
-            self._contested[way] = holder
-            return False
-        self._release(way)
-        return True
-
-    def _release(self, way: Way) -> None:
-        client = self.by_way.pop(way, None) or self._contested.pop(way, None)
-        if client is not None:
-            client.ways.remove(way)
+    def forget_ways(self, client: Client) -> None:
+        """Its path is not up that way, or not any more."""
+        for way in client.ways:
+            del self.by_way[way]
+        client.ways.clear()
 
     def remove(self, client: Client) -> None:
         path = client.path
         self._by_path.pop(path, None)
-        for way in client.ways:
-            self._forget(client, way)
+        self.forget_ways(client)
         if self._by_mark.get(path.client_mark) is client:
             del self._by_mark[path.client_mark]
         if path.pairing is not None and self._by_token.get(path.pairing.token) is client:
@@ -147,11 +140,6 @@ class Clients:
     def endpoints(self) -> Set[Endpoint]:
         """All sockets towards the Internet that paths need."""
         return {endpoint for client in self for endpoint in client.path.endpoints()}
-
-    def _forget(self, client: Client, way: Way) -> None:
-        for known in (self.by_way, self._contested):
-            if known.get(way) is client:
-                del known[way]
 
 
 def _way(route: Route) -> Way:

@@ -54,12 +54,14 @@ class ServerHandshake:
 
     Not at once: a 1 that overtakes the rendezvous's word to an original client ends it. Again
     as long as that client pauses, for the first may be lost on the way to this end's own NAT.
+    And not at all where it would come to somebody else.
     """
 
-    __slots__ = ("_firsts", "_second_at")
+    __slots__ = ("silent", "_firsts", "_second_at")
 
-    def __init__(self, now: float) -> None:
-        self._firsts = [now + delay for delay in _FIRST_DELAYS]
+    def __init__(self, now: float, silent: bool = False) -> None:
+        self.silent = silent
+        self._firsts = [] if silent else [now + delay for delay in _FIRST_DELAYS]
         self._second_at = float("-inf")
 
     def due(self, now: float) -> bool:

@@ -97,8 +97,14 @@ class Path:
             self.checks = Checks(pairing, tools.outbox, tools.random, tools.budget)
         return self.checks
 
-    def control(self, data: bytes, route: Route, now: float) -> Optional[Happening]:
-        """A datagram that starts with the token came along `route`."""
+    def control(
+        self, data: bytes, route: Route, now: float, contested: bool = False
+    ) -> Optional[Happening]:
+        """A datagram that starts with the token came along `route`.
+
+        Where somebody else's path is up, `contested`, the peer is to prove that it is there
+        before its check is answered, for until then what comes is the other one's.
+        """
         assert self.pairing is not None and self.checks is not None
         try:
             control = self.pairing.decode(data)
@@ -107,6 +113,9 @@ class Path:
             return None
         if self.accepts(route):
             self.consent.heard = now
+        if control.kind is Kind.CHECK and contested:
+            self.checks.probe(route, now)
+            return None
         if control.kind is Kind.CHECK:
             found: Optional[Candidate] = self.checks.question(control, route, now)
         elif control.kind is Kind.ANSWER:
@@ -132,7 +141,7 @@ class Path:
     def nominate(self, route: Route, now: float) -> Happening:
         """Payload goes along `route` from now on, and first of all what waited."""
         if self.checks is not None:
-            self.checks.settle()
+            self.checks.settle(route)
         if self.state is not State.UP:
             carried = self.consent.carried
             self.consent = self._new_consent(now)
@@ -223,10 +232,7 @@ class Path:
             return Happening.PAYLOAD
         if self.checks is None or not self.checks.knows(route):
             return None
-        if self.checks.is_valid(route):
-            self.peer = self.checks.known(route)
-        else:
-            self.checks.pursue(route, now)
+        self.checks.pursue(route, now)
         return Happening.PAYLOAD
 
     def _checked(self, candidate: Candidate, now: float) -> Optional[Happening]:
@@ -239,7 +245,7 @@ class Path:
         assert self.checks is not None
         self.peer = candidate.route
         self.consent.heard = now
-        self.checks.settle()
+        self.checks.settle(candidate.route)
         return None
 
     def _follow(
@@ -249,8 +255,6 @@ class Path:
         introduced. A check may be a copy that someone sends from elsewhere: only there is it
         enough. Anywhere else it has to answer first."""
         if self.state is State.UP:
-            if candidate.valid:
-                self.peer = candidate.route
             return None
         source = candidate.route.destination
         assert source is not None

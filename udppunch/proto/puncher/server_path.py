@@ -14,7 +14,7 @@ from udppunch.address import Address
 from udppunch.contract import Endpoint, Route
 from udppunch.proto.puncher import checks
 from udppunch.proto.puncher.checks import Candidate
-from udppunch.proto.puncher.consent import earliest
+from udppunch.proto.puncher.consent import LEGACY_SILENCE, earliest
 from udppunch.proto.puncher.handshake import ServerHandshake
 from udppunch.proto.puncher.mapping import Explanation, Mapping
 from udppunch.proto.puncher.path import Happening, Path, State, Tools
@@ -53,8 +53,8 @@ class ServerPath(Path):
     ) -> None:
         """The client is at `punch.peer`, and was told to come to `endpoint`.
 
-        Where that way is taken, checks would reach another client, and the client will come
-        along another. A repeated introduction changes nothing.
+        Where that way is taken, what is said there would reach another client, and this one will
+        come along another way. A repeated introduction changes nothing.
         """
         if (endpoint, punch.peer) in self._introductions:
             return
@@ -69,7 +69,7 @@ class ServerPath(Path):
         if punch.mark:
             self._begin_checks(punch.mark, now, taken)
         else:
-            self._handshake = ServerHandshake(now)
+            self._handshake = ServerHandshake(now, silent=taken)
 
     def _begin_checks(self, client_mark: bytes, now: float, taken: bool = False) -> None:
         assert self._named_to is not None
@@ -81,9 +81,10 @@ class ServerPath(Path):
             found.begin(self._named_to, opening.opener_ttl, opening.server_hold, now)
 
     def proved(self, route: Route, contested: bool) -> bool:
-        """Whether the client sends along `route`; a captured check is no proof where others do."""
-        if self.checks is None:
-            return self.accepts(route)
+        """Whether the path is up, and the client sends along `route`; a captured check is no
+        proof where others do."""
+        if self.state is not State.UP or self.checks is None:
+            return False
         return self.checks.is_valid(route) if contested else self.checks.knows(route)
 
     def yields(self, route: Route) -> bool:
@@ -98,6 +99,14 @@ class ServerPath(Path):
         self.state = State.LOST
         return True
 
+    def is_at(self, source: Address) -> bool:
+        """Whether the client last sent from there."""
+        return self.peer is not None and self.peer.destination == source
+
+    def is_heard(self, now: float) -> bool:
+        """Whether the path is up, and not about to be forgotten for its silence."""
+        return self.state is State.UP and now < self.consent.heard + LEGACY_SILENCE / 2
+
     def endpoints(self) -> Set[Endpoint]:
         """The sockets that this path needs."""
         needed = self.checks.endpoints() if self.checks is not None else set()
@@ -108,11 +117,14 @@ class ServerPath(Path):
 
     # What the client brings
 
-    def receive(self, datagram: memoryview, route: Route, now: float) -> Optional[Happening]:
-        """A datagram from one of the client's addresses, of whatever kind."""
+    def receive(
+        self, datagram: memoryview, route: Route, now: float, contested: bool = False
+    ) -> Optional[Happening]:
+        """A datagram of whatever kind, along one of the client's ways or with its token.
+        `contested`: where another client's path is up."""
         if self.pairing is not None:
             if datagram[:TOKEN_LENGTH] == self.pairing.token:
-                return self.control(bytes(datagram), route, now)
+                return self.control(bytes(datagram), route, now, contested)
             if not self.pairing.is_control(datagram):
                 return self._payload(route, now)
         elif self.state is State.UP and not self._is_second(datagram, now):
@@ -138,7 +150,8 @@ class ServerPath(Path):
 
     def expects_first(self) -> bool:
         """Whether it still is the path that its only introduction began."""
-        return self._handshake is not None and self.state is State.SEEKING
+        handshake = self._handshake
+        return handshake is not None and not handshake.silent and self.state is State.SEEKING
 
     def _is_second(self, datagram: memoryview, now: float) -> bool:
         """Whether this is handshake 2 once more, of a client that has sent no payload yet.
