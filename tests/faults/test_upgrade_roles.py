@@ -11,7 +11,7 @@ import socket
 import subprocess
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 import psutil
 import pytest
@@ -380,6 +380,22 @@ def exposing(relay_workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     return ExposerOfFile(tmp_path, relay_workers=relay_workers)
 
 
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[ServiceManager]:
+    with ServiceManager(tmp_path) as manager:
+        yield manager
+
+
+@pytest.fixture
+def managed(
+    manager: ServiceManager, relay_workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[ExposerOfFile]:
+    """An exposer whose sockets a service manager keeps."""
+    monkeypatch.setenv(PASSWORD_VARIABLE, PASSWORD)
+    with ExposerOfFile(tmp_path, manager.popen, relay_workers) as exposing:
+        yield exposing
+
+
 CONNECTEES = range(1, 41)
 FD_SETSIZE = 1024  # select(2)
 
@@ -410,33 +426,28 @@ def test_an_exposer_asked_again_and_again(host: str, exposing: ExposerOfFile) ->
 
 @beside_workers
 def test_an_exposer_by_both_ways_in_turn(
-    relay_workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    relay_workers: int, manager: ServiceManager, managed: ExposerOfFile
 ) -> None:
     """The service manager keeps nothing of what is in use, and so hands over nothing stale."""
-    monkeypatch.setenv(PASSWORD_VARIABLE, PASSWORD)
-    with (
-        ServiceManager(tmp_path) as manager,
-        ExposerOfFile(tmp_path, manager.popen, relay_workers) as exposing,
-    ):
-        exposing.write(idle="2s")
-        of_relay = relay_workers + 2 if relay_workers else 0  # and what its workers share
-        with contextlib.ExitStack() as stack:
-            exposer = stack.enter_context(exposing.start())
-            before = exposing.register()
-            for _ in range(3):
-                sockets = exposing.ask(*CONNECTEES)
-                exposer.process.send_signal(signal.SIGUSR2)
-                exposer.wait_event("replaced")
-                assert exposing.ask(*CONNECTEES) == sockets
-                exposer.process.send_signal(signal.SIGQUIT)
-                assert exposer.process.wait(PATIENCE) == 0
-                assert len(manager.stored) == len(sockets) + 1 + of_relay
-                exposer = stack.enter_context(exposing.start())
-                assert exposing.register() == before
-                assert exposing.ask(*CONNECTEES) == sockets
-                assert eventually(lambda: not manager.stored, PATIENCE)
-                assert exposing.comes_to_have(1, exposer)
-            exposer.assert_alive_and_sane()
+    managed.write(idle="2s")
+    of_relay = relay_workers + 2 if relay_workers else 0  # and what its workers share
+    with contextlib.ExitStack() as stack:
+        exposer = stack.enter_context(managed.start())
+        before = managed.register()
+        for _ in range(3):
+            sockets = managed.ask(*CONNECTEES)
+            exposer.process.send_signal(signal.SIGUSR2)
+            exposer.wait_event("replaced")
+            assert managed.ask(*CONNECTEES) == sockets
+            exposer.process.send_signal(signal.SIGQUIT)
+            assert exposer.process.wait(PATIENCE) == 0
+            assert len(manager.stored) == len(sockets) + 1 + of_relay
+            exposer = stack.enter_context(managed.start())
+            assert managed.register() == before
+            assert managed.ask(*CONNECTEES) == sockets
+            assert eventually(lambda: not manager.stored, PATIENCE)
+            assert managed.comes_to_have(1, exposer)
+        exposer.assert_alive_and_sane()
 
 
 @pytest.mark.skipif(
@@ -445,52 +456,43 @@ def test_an_exposer_by_both_ways_in_turn(
 )
 @beside_workers
 def test_more_sockets_than_select_could_wait_for(
-    relay_workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    manager: ServiceManager, managed: ExposerOfFile
 ) -> None:
     """By both ways in turn."""
-    monkeypatch.setenv(PASSWORD_VARIABLE, PASSWORD)
-    with (
-        ServiceManager(tmp_path) as manager,
-        ExposerOfFile(tmp_path, manager.popen, relay_workers) as exposing,
-        contextlib.ExitStack() as stack,
-    ):
-        exposing.write(**{"max-clients": 2 * FD_SETSIZE})
-        exposer = stack.enter_context(exposing.start())
-        exposing.register()
-        sockets = exposing.ask(*range(1, FD_SETSIZE + 10))
-        exposing.replace(exposer)
+    managed.write(**{"max-clients": 2 * FD_SETSIZE})
+    with contextlib.ExitStack() as stack:
+        exposer = stack.enter_context(managed.start())
+        managed.register()
+        sockets = managed.ask(*range(1, FD_SETSIZE + 10))
+        managed.replace(exposer)
         exposer.process.send_signal(signal.SIGQUIT)
         assert exposer.process.wait(PATIENCE) == 0 and not exposer.output, exposer
         assert len(manager.stored) > FD_SETSIZE
-        exposer = stack.enter_context(exposing.start())
-        exposing.register()
-        assert exposing.ask(*sockets) == sockets
+        exposer = stack.enter_context(managed.start())
+        managed.register()
+        assert managed.ask(*sockets) == sockets
         exposer.assert_alive_and_sane()
 
 
-def test_an_exposer_asked_by_both_ways_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_exposer_asked_by_both_ways_at_once(managed: ExposerOfFile) -> None:
     """It does the one or the other."""
-    monkeypatch.setenv(PASSWORD_VARIABLE, PASSWORD)
-    with ServiceManager(tmp_path) as manager, ExposerOfFile(tmp_path, manager.popen) as exposing:
-        exposing.write()
-        with contextlib.ExitStack() as stack:
-            exposer = stack.enter_context(exposing.start())
-            before = exposing.register()
-            sockets = exposing.ask(1, 2, 3)
-            for number in (signal.SIGSTOP, signal.SIGQUIT, signal.SIGUSR2, signal.SIGCONT):
-                exposer.process.send_signal(number)
-            exposer.wait_event("stopped")
-            assert eventually(
-                lambda: exposer.count("replaced") == 1 or exposer.process.poll() is not None,
-                PATIENCE,
-            )
-            if not exposer.count("replaced"):
-                assert exposer.process.poll() == 0
-                exposer = stack.enter_context(exposing.start())
-            assert exposing.register() == before and exposing.ask(1, 2, 3) == sockets
-            exposer.assert_alive_and_sane()
+    managed.write()
+    with contextlib.ExitStack() as stack:
+        exposer = stack.enter_context(managed.start())
+        before = managed.register()
+        sockets = managed.ask(1, 2, 3)
+        for number in (signal.SIGSTOP, signal.SIGQUIT, signal.SIGUSR2, signal.SIGCONT):
+            exposer.process.send_signal(number)
+        exposer.wait_event("stopped")
+        assert eventually(
+            lambda: exposer.count("replaced") == 1 or exposer.process.poll() is not None,
+            PATIENCE,
+        )
+        if not exposer.count("replaced"):
+            assert exposer.process.poll() == 0
+            exposer = stack.enter_context(managed.start())
+        assert managed.register() == before and managed.ask(1, 2, 3) == sockets
+        exposer.assert_alive_and_sane()
 
 
 @beside_workers
@@ -544,12 +546,10 @@ def test_an_exposer_of_something_else_begins_anew(what: str, exposing: ExposerOf
             exposer.assert_alive_and_sane()
 
 
-def test_an_exposer_whose_process_was_killed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("relay_workers", [2])
+def test_an_exposer_whose_process_was_killed(exposing: ExposerOfFile) -> None:
     """What it was handed is gone with it; what its successor has is handed over."""
-    monkeypatch.setenv(PASSWORD_VARIABLE, PASSWORD)
-    with ExposerOfFile(tmp_path, relay_workers=2) as exposing:
+    with exposing:
         exposing.write()
         with exposing.start() as exposer:
             for _ in range(2):

@@ -282,13 +282,9 @@ def run_others(roles: Roles, scene: Scene, bequest: Bequest, board: Board, slot:
         board.tell(slot, {"roles": crew.describe(), "listen": listen})
 
     loop.add(Ticker(BEAT_EACH, beat), loop.outbox())
-
-    def bequeath() -> None:
-        crew.bequeath((), scene.inheritance)
-        if crew.leaving is not Leaving.FOR_GOOD:
-            bequest.leave(scene.inheritance.files())
-
-    loop.run(bequeath)
+    loop.run(lambda: crew.bequeath((), scene.inheritance))
+    if crew.leaving is not Leaving.FOR_GOOD:
+        bequest.leave(scene.inheritance.files())
 
 
 def _tell_service_manager(crew: _Crew, scene: Scene) -> None:

@@ -17,7 +17,7 @@ import logging
 import os
 import socket
 import stat
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
 from udppunch import address
 from udppunch.address import Address
@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 _FORMAT = 1
 _MEMORY, _WILL, _SOCKET = "memory", "will", "socket"
 _OUTLIVING = "outliving-"
+_IP = (socket.AF_INET, socket.AF_INET6)
 # Of a variable; the kernel takes 128 KiB of one. That is enough for 3,800 connectees.
 _LONGEST_NAMES = 128000
 _VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
@@ -55,22 +56,16 @@ class Inheritance:
 
     def receive(self, described: Iterable[Tuple[str, int]]) -> None:
         """More files, with their names."""
-        # Our own names tell their order, which a service manager need not keep; and what it keeps
-        # it may have opened itself, and hand over twice.
-        seen = {os.fstat(number).st_ino for number in self.files().values()}
-        ambiguous: Set[str] = set()
-        for name, number in sorted(described, key=lambda one: (_SOCKET not in one[0], one[0])):
-            os.set_inheritable(number, False)
-            status = os.fstat(number)
-            if not stat.S_ISSOCK(status.st_mode):
-                if name in self._files:
-                    os.close(number)
-                self._files.setdefault(name, number)
-            elif status.st_ino in seen:
-                os.close(number)
+        outliving: Dict[str, List[socket.socket]] = {}
+        for name, sock in self._udp_sockets(described):
+            sock.setblocking(False)
+            if name.startswith(_OUTLIVING):
+                outliving.setdefault(name[len(_OUTLIVING) :], []).append(sock)
             else:
-                seen.add(status.st_ino)
-                self._note_socket(name, socket.socket(fileno=number), ambiguous)
+                where = sockaddr.from_tuple(sock.getsockname())
+                self._sockets.setdefault(where, []).append(sock)
+        for name, found in outliving.items():
+            self._note_outliving(name, found)
 
     def sockets(self, bind: Address) -> List[socket.socket]:
         """Those at that address, to be the caller's."""
@@ -153,28 +148,40 @@ class Inheritance:
     def _files_of_outliving(self) -> Dict[str, int]:
         return {f"{_OUTLIVING}{name}": sock.fileno() for name, sock in self._outliving.items()}
 
-    def _note_socket(self, name: str, sock: socket.socket, ambiguous: Set[str]) -> None:
-        if sock.type != socket.SOCK_DGRAM or sock.family not in (socket.AF_INET, socket.AF_INET6):
-            log.warning("a socket was handed over that is not of UDP: closed")
-            sock.close()
-            return
-        sock.setblocking(False)
-        if name.startswith(_OUTLIVING):
-            self._note_outliving(name[len(_OUTLIVING) :], sock, ambiguous)
-            return
-        where = sockaddr.from_tuple(sock.getsockname())
-        self._sockets.setdefault(where, []).append(sock)
+    def _udp_sockets(
+        self, described: Iterable[Tuple[str, int]]
+    ) -> Iterator[Tuple[str, socket.socket]]:
+        """Each once. Files that are no sockets are noted on the way, other sockets closed."""
+        # Our own names tell their order, which a service manager need not keep; and what it keeps
+        # it may have opened itself, and hand over twice.
+        seen = {os.fstat(number).st_ino for number in self.files().values()}
+        for name, number in sorted(described, key=lambda one: (_SOCKET not in one[0], one[0])):
+            os.set_inheritable(number, False)
+            status = os.fstat(number)
+            if not stat.S_ISSOCK(status.st_mode):
+                if name in self._files:
+                    os.close(number)
+                self._files.setdefault(name, number)
+            elif status.st_ino in seen:
+                os.close(number)
+            else:
+                seen.add(status.st_ino)
+                sock = socket.socket(fileno=number)
+                if sock.type == socket.SOCK_DGRAM and sock.family in _IP:
+                    yield name, sock
+                else:
+                    log.warning("a socket was handed over that is not of UDP: closed")
+                    sock.close()
 
-    def _note_outliving(self, name: str, sock: socket.socket, ambiguous: Set[str]) -> None:
-        """Of two that have one name nobody knows which is the right one."""
-        former = self._outliving.pop(name, None)
-        if former is None and name not in ambiguous:
-            self._outliving[name] = sock
+    def _note_outliving(self, name: str, found: List[socket.socket]) -> None:
+        """Of several that have one name nobody knows which is the right one."""
+        if name in self._outliving:
+            found.append(self._outliving.pop(name))
+        if len(found) == 1:
+            (self._outliving[name],) = found
             return
-        ambiguous.add(name)
-        for each in (former, sock):
-            if each is not None:
-                each.close()
+        for sock in found:
+            sock.close()
 
 
 class Estate:
@@ -274,12 +281,12 @@ def replace_self(
     for estate in estates:
         files.update(estate.files())
     length = sum(len(name) + 1 for name in files)
-    outliving = inheritance.files()
-    for name, number in outliving.items():
+    inherited = inheritance.files()
+    for name, number in inherited.items():
         length += len(name) + 1
         if length <= _LONGEST_NAMES:
             files[name] = number
-    left_out = sum(name not in files for name in outliving)
+    left_out = len(inherited.keys() - files.keys())
     if left_out:
         log.warning(CANNOT_BE_HANDED_OVER, left_out, "their names are too long together")
     _put_in_order(list(files.values()))

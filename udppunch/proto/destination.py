@@ -29,14 +29,19 @@ class Destination:
 
     def look_up(self, now: float) -> None:
         """Resolve the name, unless that was just done or is under way."""
-        if now >= self.again_at():
+        if now >= self._again_at():
             self._asked_at = now
             self._pending = True
             self._outbox.resolve(self.lookup)
 
-    def again_at(self) -> float:
-        """When to look it up again, if it has no address by then."""
-        return self._asked_at + (_GIVEN_UP_AFTER if self._pending else _AGAIN_AFTER)
+    def expire(self, now: float) -> None:
+        """Resolve the name again, as long as it has no address."""
+        if self.address is None:
+            self.look_up(now)
+
+    def deadline(self) -> Optional[float]:
+        """When to call `expire`."""
+        return self._again_at() if self.address is None else None
 
     def insist(self, found: Sequence[Address], reason: str) -> None:
         """What came is to be an answer, unless there was one before: without any, whoever has
@@ -58,3 +63,6 @@ class Destination:
             # The one in use is suspect, or nobody would have asked: try the next.
             self.address = found[(list(found).index(former) + 1) % len(found)]
         return self.address != former
+
+    def _again_at(self) -> float:
+        return self._asked_at + (_GIVEN_UP_AFTER if self._pending else _AGAIN_AFTER)

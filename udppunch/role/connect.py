@@ -184,12 +184,10 @@ class Connect:
     def expire(self, now: float) -> None:
         for path in self._timers.due(now):
             self._after(path, path.expire(now), now)
-        if self._rendezvous.address is None:
-            self._rendezvous.look_up(now)
+        self._rendezvous.expire(now)
 
     def deadline(self) -> Optional[float]:
-        again = self._rendezvous.again_at() if self._rendezvous.address is None else None
-        return earliest(self._timers.deadline(), again)
+        return earliest(self._timers.deadline(), self._rendezvous.deadline())
 
     def stop(self, now: float) -> None:
         """Tell the server, so that it need not wait for what does not come."""

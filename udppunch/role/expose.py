@@ -110,8 +110,7 @@ class Expose:
 
     def start(self, now: float) -> None:
         for destination in (self._service, *(helper.destination for helper in self._helpers)):
-            if destination.address is None:
-                destination.look_up(now)
+            destination.expire(now)
         self._go_on(now)
         self._next_sweep = now + _SWEEP
 
@@ -202,13 +201,10 @@ class Expose:
             strip(connectee.to_service, piece, expose.TAG_LENGTH)
 
     def expire(self, now: float) -> None:
-        if self._service.address is None:
-            self._service.look_up(now)
+        self._service.expire(now)
         for helper in self._helpers:
-            if helper.destination.address is None:
-                helper.destination.look_up(now)
-            else:
-                self._meet(helper)
+            helper.destination.expire(now)
+            self._meet(helper)
             if now >= helper.keepalives.deadline():
                 self._keep_alive(helper, now)
             self._mind_silence(helper, now)

@@ -297,19 +297,14 @@ class Serve:
             client = self._clients.of_path(path)
             if client is not None:
                 self._after(client, path.expire(now), now)
-        for destination in self._unresolved():
-            destination.look_up(now)
+        self._forward.expire(now)
         self._presence.expire(now)
         if self._presence.releases(now):
             self._presence.release(self._clients.endpoints())
 
     def deadline(self) -> Optional[float]:
-        again = [destination.again_at() for destination in self._unresolved()]
-        return earliest(self._timers.deadline(), self._presence.deadline(), *again)
-
-    def _unresolved(self) -> List[Destination]:
-        both = (self._forward, self._presence.rendezvous)
-        return [destination for destination in both if destination.address is None]
+        own = (self._forward.deadline(), self._presence.deadline())
+        return earliest(self._timers.deadline(), *own)
 
     def stop(self, now: float) -> None:
         """Tell the clients of ours, so that they look for another server at once."""

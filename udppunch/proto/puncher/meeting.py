@@ -282,18 +282,15 @@ class Meeting:
             self.begin_anew(now)
         elif self._next_attempt is not None and now >= self._next_attempt:
             self.begin_anew(now)
-        if self.server.address is None:
-            self.server.look_up(now)
+        self.server.expire(now)
         self._converse(now)
         return happening
 
     def deadline(self) -> Optional[float]:
         deadline = self.path.deadline() if self.path is not None else None
-        if self.server.address is None:
-            return earliest(deadline, self._next_attempt, self.server.again_at())
-        if self._attempts and self._attempts[-1].open:
+        if self.server.address is not None and self._attempts and self._attempts[-1].open:
             deadline = earliest(deadline, self._attempts[-1].dialogue.deadline())
-        return earliest(deadline, self._next_attempt)
+        return earliest(deadline, self._next_attempt, self.server.deadline())
 
     def stop(self, now: float, content: bool = False) -> None:
         """Say goodbye to both."""
