@@ -298,13 +298,14 @@ class Serve:
             if client is not None:
                 self._after(client, path.expire(now), now)
         self._forward.expire(now)
+        self._presence.rendezvous.expire(now)
         self._presence.expire(now)
         if self._presence.releases(now):
             self._presence.release(self._clients.endpoints())
 
     def deadline(self) -> Optional[float]:
-        own = (self._forward.deadline(), self._presence.deadline())
-        return earliest(self._timers.deadline(), *own)
+        names = (self._forward.deadline(), self._presence.rendezvous.deadline())
+        return earliest(self._timers.deadline(), self._presence.deadline(), *names)
 
     def stop(self, now: float) -> None:
         """Tell the clients of ours, so that they look for another server at once."""

@@ -17,7 +17,6 @@ from udppunch.contract import Endpoint, Lookup, Outbox, Route
 from udppunch.notices import event
 from udppunch.proto.destination import Destination
 from udppunch.proto.limiter import TokenBucket
-from udppunch.proto.puncher.consent import earliest
 from udppunch.proto.puncher.mapping import Mapping
 from udppunch.proto.puncher.registration import Registration
 from udppunch.wire import puncher
@@ -163,7 +162,6 @@ class Presence:
 
     def expire(self, now: float) -> None:
         """Send what is due, and see whether the rendezvous still answers."""
-        self.rendezvous.expire(now)
         if not self._registering or now < self._registration.deadline():
             return
         assert self.rendezvous.address is not None
@@ -182,8 +180,7 @@ class Presence:
                 )  # fmt: skip
 
     def deadline(self) -> Optional[float]:
-        registration = self._registration.deadline() if self._registering else None
-        return earliest(self.rendezvous.deadline(), registration)
+        return self._registration.deadline() if self._registering else None
 
     def status(self) -> str:
         return self._registration.state.value
