@@ -8,7 +8,8 @@ is seen in one of two ways:
 By RESPONSE-PORT, where the server has it. Another socket asks it to answer to the port of the
 idle binding, from where that binding's own answer came: whatever the NAT filters, the answer
 arrives as long as the binding lives, and nothing is sent that would renew it. Silence counts only
-if that other socket is answered itself.
+if that other socket is answered itself; and since all that was asked for one binding may be lost,
+the shortest time after which there was silence is tried once more before it is believed.
 
 By the reflexive address, with any other server. The idle socket asks again: another address than
 before proves that the binding was gone. The same one proves nothing by itself, since most NATs
@@ -40,6 +41,8 @@ _SILENCE = 5.5
 # Three requests at most: after two seconds both ways a binding is kept for longer by some.
 _OPENS_WITHIN = 2.0
 _MOST_ATTEMPTS = 5
+# Loss that deceives more often than this is none: the NAT keeps no time.
+_MOST_DECEIVED = 3
 
 
 class Method(enum.Enum):
@@ -52,6 +55,7 @@ class Method(enum.Enum):
 class _Verdict(enum.Enum):
     KEPT = enum.auto()
     GONE = enum.auto()
+    SILENT = enum.auto()
     UNCLEAR = enum.auto()
 
 
@@ -77,6 +81,7 @@ class _Trial:
     socket: int
     wanted: float
     opening: Transaction
+    opens_until: float
     idle_since: float = 0.0
     idle: float = 0.0
     asked: Optional[Transaction] = None
@@ -92,7 +97,7 @@ class Discovery:
 
     A socket is to be opened when a number is first used, at any port, not connected, and can be
     closed when `sockets` does not have it any more. `found` is what is known so far, `outcome`
-    the same at the end. That takes about as long as `shortest`, half a dozen times as long as the
+    the same at the end. That takes about as long as `shortest`, about seven times as long as the
     lifetime, and `longest` if there is no RESPONSE-PORT.
     """
 
@@ -113,6 +118,10 @@ class Discovery:
         self._transactions = Transactions(random)
         self._socket = ASKING_SOCKET
         self._attempts = 0
+        self._deceived = 0
+        # After how long an idle binding was seen to be gone, and after how long one was silent.
+        self._gone = math.inf
+        self._silent: List[float] = []
         self._trial: Optional[_Trial] = None
 
     @property
@@ -149,8 +158,9 @@ class Discovery:
     def _begin(self, wanted: float, now: float) -> None:
         self._transactions.drop()
         self._socket += 1
-        opening = self._transactions.begin(self._socket, self._server, now, now + _OPENS_WITHIN)
-        self._trial = _Trial(self._socket, wanted, opening)
+        until = now + _OPENS_WITHIN
+        opening = self._transactions.begin(self._socket, self._server, now, until)
+        self._trial = _Trial(self._socket, wanted, opening, until)
 
     def _advance(self, trial: _Trial, now: float) -> None:
         if trial.asked is not None:
@@ -158,14 +168,16 @@ class Discovery:
             if verdict is not None:
                 self._note(verdict, trial, now)
         elif trial.mapped is not None:
-            if now >= trial.idle_since + trial.wanted:
+            if trial.idle_since >= trial.opens_until:
+                self._again(trial, now)
+            elif now >= trial.idle_since + trial.wanted:
                 self._ask(trial, trial.mapped, now)
         elif trial.opening.over(now):
             self._again(trial, now)
 
     def _ask(self, trial: _Trial, mapped: Address, now: float) -> None:
         """See whether the binding is there; the first time, whether this way of asking works."""
-        trial.idle = now - trial.idle_since
+        trial.idle = max(trial.wanted, now - trial.idle_since)  # but for the last bit of a float
         begin, until = self._transactions.begin, now + _SILENCE
         if self.found.method is Method.REFLEXIVE_ADDRESS:
             trial.asked = begin(trial.socket, self._server, now, until)
@@ -181,7 +193,7 @@ class Discovery:
             if not asked.over(now):
                 return None
             answered = trial.witness is not None and trial.witness.response is not None
-            return _Verdict.GONE if answered else _Verdict.UNCLEAR
+            return _Verdict.SILENT if answered else _Verdict.UNCLEAR
         if self.found.method is Method.REFLEXIVE_ADDRESS:
             if response.mapped is None:
                 return _Verdict.UNCLEAR
@@ -197,24 +209,40 @@ class Discovery:
             self._again(trial, now)
             return
         self._attempts = 0
-        found, kept = self.found, verdict is _Verdict.KEPT
-        if found.method is None:
+        kept = verdict is _Verdict.KEPT
+        if self.found.method is None:
             method = Method.RESPONSE_PORT if kept else Method.REFLEXIVE_ADDRESS
-            self.found = replace(found, method=method)
-        elif not kept:
-            self.found = replace(found, gone=min(found.gone or trial.idle, trial.idle))
-        elif found.method is Method.REFLEXIVE_ADDRESS and found.gone is None:
+            self.found = replace(self.found, method=method)
+        elif kept and self.found.method is Method.REFLEXIVE_ADDRESS and self.found.gone is None:
             self._end("the reflexive address stays the same, and RESPONSE-PORT does not work")
             return
         else:
-            self.found = replace(found, kept=max(found.kept, trial.idle))
+            self._learn(verdict, trial)
         wanted = self._wanted()
-        if wanted is not None:
-            self._begin(wanted, now)
-        elif self.found.gone is not None and self.found.kept >= self.found.gone:
+        if self.found.gone is not None and self.found.kept >= self.found.gone:
             self._end("a binding was kept for longer than another one")
+        elif wanted is not None:
+            self._begin(wanted, now)
         else:
             self._end("")
+
+    def _learn(self, verdict: _Verdict, trial: _Trial) -> None:
+        """What this trial says, and what it says of the silence before."""
+        kept = self.found.kept
+        if verdict is _Verdict.GONE:
+            self._gone = min(self._gone, trial.idle)
+        elif verdict is _Verdict.KEPT:
+            kept = max(kept, trial.idle)
+            lasting = [idle for idle in self._silent if idle > kept]
+            if len(lasting) < len(self._silent) and self._deceived < _MOST_DECEIVED:
+                self._deceived += 1
+                self._silent = lasting
+        elif trial.wanted in self._silent:
+            self._gone = min(self._gone, trial.wanted)
+        else:
+            self._silent.append(trial.idle)
+        gone = min([self._gone, *self._silent])
+        self.found = replace(self.found, kept=kept, gone=None if gone == math.inf else gone)
 
     def _wanted(self) -> Optional[float]:
         """How long the next binding is to be idle; None: enough is known."""
@@ -222,8 +250,10 @@ class Discovery:
         if not kept and gone is None:
             return self._shortest if method is Method.RESPONSE_PORT else self._longest
         low, high = kept or self._shortest, gone or self._longest
-        # Lifetimes are spread as 30, 60, 120, 300 are: the middle of their logarithms.
-        return math.sqrt(low * high) if high - low > self._resolution else None
+        if high - low > self._resolution:
+            # Lifetimes are spread as 30, 60, 120, 300 are: the middle of their logarithms.
+            return math.sqrt(low * high)
+        return gone if gone != self._gone else None
 
     def _again(self, trial: _Trial, now: float) -> None:
         self._attempts += 1
