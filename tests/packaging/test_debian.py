@@ -17,6 +17,9 @@ import pytest
 
 import udppunch
 
+# Packages are built, which takes its time on a machine that is busy with other tests.
+pytestmark = pytest.mark.timeout(600)
+
 ROOT = Path(__file__).parents[2]
 DEBIAN = ROOT / "packaging" / "debian"
 MANUAL = ROOT / "man"
