@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from dataclasses import replace
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from udppunch import address
@@ -105,7 +106,7 @@ def _lifetime(server: Address, local: Address, longest: float) -> Lifetime:
         return lifetime.Discovery(server, shortest, longest, resolution, os.urandom)
 
     discovery: lifetime.Discovery = _run(local, begin, _MOST_ROUNDS * longest + _LEAST_PATIENCE)
-    return discovery.outcome or discovery.found
+    return discovery.outcome or replace(discovery.found, reason="not found out in time")
 
 
 # What it means

@@ -9,7 +9,8 @@ By RESPONSE-PORT, where the server has it. Another socket asks it to answer to t
 idle binding, from where that binding's own answer came: whatever the NAT filters, the answer
 arrives as long as the binding lives, and nothing is sent that would renew it. Silence counts only
 if that other socket is answered itself; and since all that was asked for one binding may be lost,
-the shortest time after which there was silence is tried once more before it is believed.
+nothing is concluded from the silence of one alone: neither that the server lacks RESPONSE-PORT,
+nor after what time a binding is gone.
 
 By the reflexive address, with any other server. The idle socket asks again: another address than
 before proves that the binding was gone. The same one proves nothing by itself, since most NATs
@@ -41,8 +42,11 @@ _SILENCE = 5.5
 # Three requests at most: after two seconds both ways a binding is kept for longer by some.
 _OPENS_WITHIN = 2.0
 _MOST_ATTEMPTS = 5
+_NOT_WITHOUT_RESPONSE_PORT = 2  # trials in a row
 # Loss that deceives more often than this is none: the NAT keeps no time.
 _MOST_DECEIVED = 3
+# Of the resolution: a binding that is asked for later than this says nothing by its absence.
+_LATE = 1 / 3
 
 
 class Method(enum.Enum):
@@ -63,8 +67,8 @@ class _Verdict(enum.Enum):
 class Lifetime:
     """A binding was still there after `kept` idle seconds, and gone after `gone`.
 
-    `kept` 0: after none that were tried; `gone` None: never. `reason` says why nothing, or no
-    more, was found out; `method` None: not even how to.
+    `kept` 0: after none that were tried; `gone` None: never, or it is in doubt. `reason` says why
+    nothing, or no more, was found out; `method` None: not even how to.
     """
 
     method: Optional[Method]
@@ -98,7 +102,8 @@ class Discovery:
     A socket is to be opened when a number is first used, at any port, not connected, and can be
     closed when `sockets` does not have it any more. `found` is what is known so far, `outcome`
     the same at the end. That takes about as long as `shortest`, about seven times as long as the
-    lifetime, and `longest` if there is no RESPONSE-PORT.
+    lifetime, and `longest` if there is no RESPONSE-PORT. A server that answers only after one and
+    a half seconds gives no sound answer: its bindings are used both ways for too long.
     """
 
     def __init__(
@@ -118,9 +123,9 @@ class Discovery:
         self._transactions = Transactions(random)
         self._socket = ASKING_SOCKET
         self._attempts = 0
+        self._without_response_port = 0
         self._deceived = 0
-        # After how long an idle binding was seen to be gone, and after how long one was silent.
-        self._gone = math.inf
+        # After how many idle seconds there was silence that is not known to be loss.
         self._silent: List[float] = []
         self._trial: Optional[_Trial] = None
 
@@ -169,11 +174,11 @@ class Discovery:
                 self._note(verdict, trial, now)
         elif trial.mapped is not None:
             if trial.idle_since >= trial.opens_until:
-                self._again(trial, now)
+                self._again(trial, now, self._unsound)
             elif now >= trial.idle_since + trial.wanted:
                 self._ask(trial, trial.mapped, now)
         elif trial.opening.over(now):
-            self._again(trial, now)
+            self._again(trial, now, self._unsound)
 
     def _ask(self, trial: _Trial, mapped: Address, now: float) -> None:
         """See whether the binding is there; the first time, whether this way of asking works."""
@@ -205,62 +210,82 @@ class Discovery:
         return _Verdict.KEPT if response.socket == trial.socket else _Verdict.GONE
 
     def _note(self, verdict: _Verdict, trial: _Trial, now: float) -> None:
+        kept = verdict is _Verdict.KEPT
         if verdict is _Verdict.UNCLEAR:
-            self._again(trial, now)
+            self._again(trial, now, self._unsound)
+            return
+        if not kept and trial.idle - trial.wanted > _LATE * self._resolution:
+            self._again(trial, now, "this host wakes up too late")
             return
         self._attempts = 0
-        kept = verdict is _Verdict.KEPT
         if self.found.method is None:
-            method = Method.RESPONSE_PORT if kept else Method.REFLEXIVE_ADDRESS
-            self.found = replace(self.found, method=method)
+            self._note_method(kept)
         elif kept and self.found.method is Method.REFLEXIVE_ADDRESS and self.found.gone is None:
             self._end("the reflexive address stays the same, and RESPONSE-PORT does not work")
             return
         else:
             self._learn(verdict, trial)
-        wanted = self._wanted()
-        if self.found.gone is not None and self.found.kept >= self.found.gone:
+        if self.found.kept >= self._high:
             self._end("a binding was kept for longer than another one")
-        elif wanted is not None:
+            return
+        wanted = self._wanted()
+        if wanted is not None:
             self._begin(wanted, now)
         else:
             self._end("")
 
+    def _note_method(self, kept: bool) -> None:
+        """Of a binding that was not idle, and so is there."""
+        self._without_response_port += not kept
+        if kept:
+            self.found = replace(self.found, method=Method.RESPONSE_PORT)
+        elif self._without_response_port == _NOT_WITHOUT_RESPONSE_PORT:
+            self.found = replace(self.found, method=Method.REFLEXIVE_ADDRESS)
+
     def _learn(self, verdict: _Verdict, trial: _Trial) -> None:
         """What this trial says, and what it says of the silence before."""
-        kept = self.found.kept
-        if verdict is _Verdict.GONE:
-            self._gone = min(self._gone, trial.idle)
-        elif verdict is _Verdict.KEPT:
-            kept = max(kept, trial.idle)
-            lasting = [idle for idle in self._silent if idle > kept]
-            if len(lasting) < len(self._silent) and self._deceived < _MOST_DECEIVED:
+        found, gone = self.found, self.found.gone or math.inf
+        if verdict is _Verdict.KEPT:
+            self.found = replace(found, kept=max(found.kept, trial.idle))
+            silent = [idle for idle in self._silent if idle > trial.idle]
+            if len(silent) < len(self._silent) and self._deceived < _MOST_DECEIVED:
                 self._deceived += 1
-                self._silent = lasting
+                self._silent = silent
         elif trial.wanted in self._silent:
-            self._gone = min(self._gone, trial.wanted)
+            self.found = replace(found, gone=min(gone, trial.wanted))
+        elif verdict is _Verdict.GONE:
+            self.found = replace(found, gone=min(gone, trial.idle))
         else:
             self._silent.append(trial.idle)
-        gone = min([self._gone, *self._silent])
-        self.found = replace(self.found, kept=kept, gone=None if gone == math.inf else gone)
+
+    @property
+    def _high(self) -> float:
+        """After so long a binding was gone, or silent."""
+        return min([self.found.gone or math.inf, *self._silent])
 
     def _wanted(self) -> Optional[float]:
         """How long the next binding is to be idle; None: enough is known."""
-        method, kept, gone = self.found.method, self.found.kept, self.found.gone
-        if not kept and gone is None:
+        method, kept, high = self.found.method, self.found.kept, self._high
+        if method is None:
+            return 0.0
+        if not kept and high == math.inf:
             return self._shortest if method is Method.RESPONSE_PORT else self._longest
-        low, high = kept or self._shortest, gone or self._longest
-        if high - low > self._resolution:
+        low, top = kept or self._shortest, self._longest if high == math.inf else high
+        if top - low > self._resolution:
             # Lifetimes are spread as 30, 60, 120, 300 are: the middle of their logarithms.
-            return math.sqrt(low * high)
-        return gone if gone != self._gone else None
+            return math.sqrt(low * top)
+        return high if high < (self.found.gone or math.inf) else None
 
-    def _again(self, trial: _Trial, now: float) -> None:
+    @property
+    def _unsound(self) -> str:
+        return f"no sound answer from {address.text(self._server)}"
+
+    def _again(self, trial: _Trial, now: float, why: str) -> None:
         self._attempts += 1
         if self._attempts < _MOST_ATTEMPTS:
             self._begin(trial.wanted, now)
         else:
-            self._end(f"no sound answer from {address.text(self._server)}")
+            self._end(why)
 
     def _end(self, reason: str) -> None:
         self.found = self.outcome = replace(self.found, reason=reason)
