@@ -11,10 +11,10 @@ import random
 import socket
 import struct
 import subprocess
-import time
 from typing import Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence
 
 from tests.faults.expose_traffic import PASSWORD, ExposerProgram
+from tests.faults.pace import Pace
 from tests.faults.relay_traffic import PATIENCE
 from tests.lab.whole_program import eventually
 from tests.program import Popen, SocketAddress
@@ -207,13 +207,12 @@ class Spoofer:
     def flood(self, sources: Iterable[str], datagrams: Iterable[bytes], per_second: int) -> int:
         """No faster than that; how many were sent."""
         sent = 0
-        begun = time.monotonic()
+        pace = Pace(self._helper, per_second)
         for source, datagram in zip(sources, datagrams):
             with contextlib.suppress(BlockingIOError):
                 self.say(source, datagram)
                 sent += 1
-            if sent % 50 == 0:
-                time.sleep(max(0.0, begun + sent / per_second - time.monotonic()))
+                pace.sent()
         return sent
 
 

@@ -7,9 +7,9 @@ import itertools
 import os
 import random
 import socket
-import time
 from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence
 
+from tests.faults.pace import Pace
 from tests.faults.relay_traffic import SECRET, RelayProgram, new_guid, resident
 from tests.program import SocketAddress
 from tests.standin.relay import MAGIC, ZERO_GUID, handshake, old_handshake
@@ -41,14 +41,13 @@ def flood(
 ) -> int:
     """Sends them by turns from all sources, no faster than that; how many were sent."""
     sent = 0
-    begun = time.monotonic()
+    pace = Pace(destination, per_second)
     turns = itertools.cycle(sources)
     for datagram in datagrams:
         with contextlib.suppress(BlockingIOError):
             next(turns).sendto(datagram, destination)
             sent += 1
-        if sent % 100 == 0:
-            time.sleep(max(0.0, begun + sent / per_second - time.monotonic()))
+            pace.sent()
     return sent
 
 
