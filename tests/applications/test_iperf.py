@@ -39,6 +39,7 @@ def test_udp(reverse: bool) -> None:
             [
                 "iperf3", "--client", FRONT[0], "--port", str(FRONT[1]), "--udp", "--json",
                 "--bitrate", RATE, "--length", "1200", "--time", str(SECONDS),
+                "--window", "1M",
                 *(["--reverse"] if reverse else []),
             ],
             timeout=60.0,

@@ -358,14 +358,15 @@ def test_a_third_is_ignored(kind: str, says: str, open_relay: OpenRelay) -> None
 def test_a_peer_moves_once_its_new_channel_is_complete(kind: str, open_relay: OpenRelay) -> None:
     relay = open_relay(kind, secret=SECRET)
     trios = [relay.open(3) for _ in range(48)]
-    for mover, left, joined in trios:
+    guids = [new_guid() for _ in trios]
+    for guid, (mover, left, _) in zip(guids, trios):
         pair(mover, left, new_guid(), SECRET)
-        guid = new_guid()
         asking = mover.handshake(guid, SECRET)
         assert left.receive() == asking
         exchange(mover, left)
-        # Of two workers each tells the registrar for itself: who asked first is to be heard first.
-        time.sleep(0.05)
+    # Of two workers each tells the registrar for itself: who asked first is to be heard first.
+    time.sleep(1.0)
+    for guid, (mover, _, joined) in zip(guids, trios):
         completing = joined.handshake(guid, SECRET)
         assert mover.receive() == completing
         exchange(mover, joined)
@@ -395,7 +396,7 @@ def test_both_peers_of_a_channel_move_to_another(kind: str, open_relay: OpenRela
 def test_a_silent_channel_closes_and_its_guid_serves_others(
     kind: str, open_relay: OpenRelay
 ) -> None:
-    one, other, third, fourth = open_relay(kind, inactive_after=1000).open(4)
+    one, other, third, fourth = open_relay(kind, inactive_after=3000).open(4)
     guid = new_guid()
     pair(one, other, guid)
     due = time.monotonic() + PATIENCE

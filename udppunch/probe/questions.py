@@ -87,10 +87,11 @@ def ask_each(at: Address, inquiry: Inquiry, count: int, deadline: float) -> Iter
                 sock.close()
                 sock = None
             yield answer
-            if time.monotonic() + INTERVAL >= deadline:
+            begins = max(time.monotonic(), began + INTERVAL)
+            # An answer for which there is no time is not lost: it may take longer than the last.
+            if number + 1 == count or begins + max(INTERVAL, 2 * answer.seconds) > deadline:
                 break
-            if number + 1 < count:
-                time.sleep(max(0.0, began + INTERVAL - time.monotonic()))
+            time.sleep(max(0.0, begins - time.monotonic()))
     finally:
         if sock is not None:
             sock.close()
