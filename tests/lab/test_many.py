@@ -64,7 +64,7 @@ def test_clients_whose_nat_has_one_port_for_several_of_them() -> None:
 
 
 def test_a_slow_client_holds_up_nobody() -> None:
-    with Lab("prc", "prc", delay_b=0.3) as lab, Punched(lab) as punched:
+    with Lab("prc", "prc", delay_b=0.6) as lab, Punched(lab) as punched:
         near = lab.add_host("core")
         nearby = punched.start_client(near)
         nearby.wait_event("listening")
@@ -95,7 +95,7 @@ def test_clients_that_never_come_hold_up_nobody(mark: bytes) -> None:
 
 
 def test_what_was_sent_before_the_path_was_up_arrives_in_order() -> None:
-    with Lab("prc", "prc", delay_a=0.1, delay_b=0.1) as lab, Punched(lab) as punched:
+    with Lab("prc", "prc", delay_a=0.3, delay_b=0.3) as lab, Punched(lab) as punched:
         application = punched.application(sizes=(64, 500, 12))
         application.send(500, per_second=2000)
         assert not application.received, "the path was up too soon to tell"
