@@ -20,7 +20,7 @@ from udppunch.check import nat
 from udppunch.check.output import Status
 from udppunch.proto.stun import server
 from udppunch.proto.stun.behaviour import Behaviour, Dependence
-from udppunch.proto.stun.lifetime import Lifetime, Method
+from udppunch.proto.stun.lifetime import Discovery, Lifetime, Method
 from udppunch.wire import stun
 
 LONGEST = 240
@@ -218,6 +218,13 @@ def test_whole_text_fits(mapping: Dependence, filtering: Dependence) -> None:
     if mapping is Dependence.UNKNOWN:
         found = dataclasses.replace(found, mapping_reason=why)
     assert len(nat._judge(found, [HERE], None).text) <= LONGEST - len("UDPPUNCH NAT CRITICAL - ")
+
+
+def test_a_search_that_takes_too_long_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    at = address.pack("192.0.2.1", 3478)
+    unfinished = Discovery(at, 10.0, 180.0, 5.0, bytes)
+    monkeypatch.setattr(nat, "_run", lambda *_: unfinished)
+    assert nat._lifetime(at, at, 180.0) == Lifetime(None, reason="not found out in time")
 
 
 @pytest.mark.parametrize(
