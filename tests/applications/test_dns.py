@@ -13,6 +13,7 @@ from udppunch.lab import Lab
 
 ADDRESS = "192.0.2.7"
 QUERIES = 100
+DRAWN_AGAIN = 5  # of 28,000 ports: in one run of six there is one, and hardly ever are there two
 TEXT = ["x" * 250] * 8  # more than fits into one packet of a usual link
 
 DIG = ["dig", f"@{FRONT[0]}", "-p", str(FRONT[1]), "+notcp", "+ignore", "+tries=3", "+time=5"]
@@ -44,7 +45,7 @@ def answers(printed: str) -> List[str]:
 
 @pytest.mark.usefixtures("lab_permitted", "tools")
 def test_many_questions_and_a_long_answer() -> None:
-    """dig asks each question from another port, so that each has a path of its own."""
+    """dig asks each question from a port drawn anew, so that nearly each has a path of its own."""
     with Lab("prc", "prc") as lab, Punched(lab) as punched:
         punched.echo.close()
         dnsmasq = name_server(lab)
@@ -52,7 +53,7 @@ def test_many_questions_and_a_long_answer() -> None:
         questions = "".join(f"host{number}.service.test A\n" for number in range(QUERIES))
         told = lab.b.run([*DIG, "+short", "-f", "/dev/stdin"], input=questions, timeout=60.0)
         assert answers(told.stdout) == [ADDRESS] * QUERIES, punched.story(told.stdout[-500:])
-        assert punched.client.count("path-up") >= QUERIES
+        assert punched.client.count("path-up") >= QUERIES - DRAWN_AGAIN
         long = lab.b.run([*DIG, "+bufsize=4096", "+short", "long.test", "TXT"], timeout=30.0)
         assert answers(long.stdout) == [" ".join(f'"{part}"' for part in TEXT)], long.stdout
         assert dnsmasq.poll() is None
