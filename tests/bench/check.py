@@ -17,7 +17,7 @@ from typing import Dict, List, Mapping, Sequence
 
 from tests.bench import report
 from tests.bench.common import BenchError, table
-from tests.check.command import CHECK, CRON
+from tests.check.command import CHECK, CRON, PATIENT
 from tests.check.helpers import WITH_PASSWORD, FaultyHelper
 from tests.check.relays import FaultyRelay
 from tests.program import ROOT
@@ -32,7 +32,7 @@ def cpu_seconds(command: Sequence[str], environment: Mapping[str, str]) -> float
     output = subprocess.DEVNULL
     process = subprocess.Popen(command, stdout=output, cwd=ROOT, env={**CRON, **environment})
     _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status)
+    process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise BenchError(f"{' '.join(command)} ended with status {process.returncode}")
     return usage.ru_utime + usage.ru_stime
@@ -40,11 +40,10 @@ def cpu_seconds(command: Sequence[str], environment: Mapping[str, str]) -> float
 
 def measure(runs: int) -> Dict[str, float]:
     with FaultyRelay() as relay, FaultyHelper() as helper:
-        patient = ("--warning", "60s", "--critical", "60s")
         commands: Dict[str, List[str]] = {
             BARE: [sys.executable, "-c", "pass"],
-            "check relay": [*CHECK, "relay", relay.address, *patient],
-            "check helper": [*CHECK, "helper", helper.address, *patient],
+            "check relay": [*CHECK, "relay", relay.address, *PATIENT],
+            "check helper": [*CHECK, "helper", helper.address, *PATIENT],
         }
         times: Dict[str, List[float]] = {name: [] for name in commands}
         for _ in range(runs):

@@ -15,7 +15,8 @@ from tests.program import SocketAddress
 _OFTEN = 100  # datagrams
 _SELDOM = 1000
 _MOST_WAITING = 1 << 20  # bytes, as the kernel counts them; daemons have room for some times that
-_PATIENCE = 30.0
+_PAUSE = 0.01  # seconds
+_MOST_PAUSES = 3000
 
 
 class Pace:
@@ -26,7 +27,7 @@ class Pace:
         self._per_second = per_second
         self._sent = 0
         self._begun = time.monotonic()
-        self._patience = _PATIENCE
+        self._pauses = _MOST_PAUSES
 
     def sent(self) -> None:
         """One more; waits for as long as the next has to."""
@@ -38,16 +39,12 @@ class Pace:
             time.sleep(max(0.0, due - time.monotonic()))
 
     def _let_hear(self) -> None:
-        since = time.monotonic()
-        while self._patience > 0 and self._waiting() > _MOST_WAITING:
-            time.sleep(0.01)
-            now = time.monotonic()
-            self._patience -= now - since
-            since = now
+        while self._pauses and self._waiting() > _MOST_WAITING:
+            self._pauses -= 1
+            time.sleep(_PAUSE)
 
     def _waiting(self) -> int:
         """At the socket where most does."""
-        lines = Path("/proc/net/udp").read_text().splitlines()[1:]
-        sockets = [line.split() for line in lines if self._port in line]
-        ours = [each for each in sockets if each[1].endswith(self._port)]
-        return max((int(each[4].partition(":")[2], 16) for each in ours), default=0)
+        sockets = map(str.split, Path("/proc/net/udp").read_text().splitlines())
+        queues = (fields[4] for fields in sockets if fields[1].endswith(self._port))
+        return max((int(queue.partition(":")[2], 16) for queue in queues), default=0)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import statistics
 import time
 from typing import Any, Callable, ContextManager, Dict, Iterator, List, NamedTuple
 
@@ -162,7 +163,7 @@ def new_starts(daemon: Program) -> List[float]:
 def assert_short(gaps: List[float], started: List[float]) -> None:
     """The best of them shows what an upgrade takes, the others what the machine did besides."""
     told = f"silent for {gaps} s, where to start took {started} s"
-    assert min(gaps) <= max(LONGEST, 3 * sorted(started)[len(started) // 2]), told
+    assert min(gaps) <= max(LONGEST, 3 * statistics.median_high(started)), told
     assert max(gaps) <= LONGEST + 2 * max(started), told
 
 

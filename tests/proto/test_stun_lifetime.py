@@ -182,9 +182,6 @@ class Course:
     It wakes up a little late, as all do.
     """
 
-    def wakes(self) -> float:
-        return self.discovery.deadline() + 0.001
-
     def __init__(self) -> None:
         numbers = iter(range(1000))
         self.discovery = Discovery(FIRST, 5, 300, 2.0, lambda n: next(numbers).to_bytes(n, "big"))
@@ -202,6 +199,9 @@ class Course:
         assert stun.decode(asked.data).response_port == 50000
         assert stun.decode(witness.data).response_port is None
         return asked.data
+
+    def wakes(self) -> float:
+        return self.discovery.deadline() + 0.001
 
     def silence(self) -> None:
         """The binding is asked for in vain, the witness is answered."""

@@ -85,7 +85,6 @@ class _Trial:
     socket: int
     wanted: float
     opening: Transaction
-    opens_until: float
     idle_since: float = 0.0
     idle: float = 0.0
     asked: Optional[Transaction] = None
@@ -163,9 +162,8 @@ class Discovery:
     def _begin(self, wanted: float, now: float) -> None:
         self._transactions.drop()
         self._socket += 1
-        until = now + _OPENS_WITHIN
-        opening = self._transactions.begin(self._socket, self._server, now, until)
-        self._trial = _Trial(self._socket, wanted, opening, until)
+        opening = self._transactions.begin(self._socket, self._server, now, now + _OPENS_WITHIN)
+        self._trial = _Trial(self._socket, wanted, opening)
 
     def _advance(self, trial: _Trial, now: float) -> None:
         if trial.asked is not None:
@@ -173,7 +171,7 @@ class Discovery:
             if verdict is not None:
                 self._note(verdict, trial, now)
         elif trial.mapped is not None:
-            if trial.idle_since >= trial.opens_until:
+            if trial.idle_since >= trial.opening.until:
                 self._again(trial, now, self._unsound)
             elif now >= trial.idle_since + trial.wanted:
                 self._ask(trial, trial.mapped, now)
@@ -244,7 +242,7 @@ class Discovery:
 
     def _learn(self, verdict: _Verdict, trial: _Trial) -> None:
         """What this trial says, and what it says of the silence before."""
-        found, gone = self.found, self.found.gone or math.inf
+        found = self.found
         if verdict is _Verdict.KEPT:
             self.found = replace(found, kept=max(found.kept, trial.idle))
             silent = [idle for idle in self._silent if idle > trial.idle]
@@ -252,16 +250,20 @@ class Discovery:
                 self._deceived += 1
                 self._silent = silent
         elif trial.wanted in self._silent:
-            self.found = replace(found, gone=min(gone, trial.wanted))
+            self.found = replace(found, gone=min(self._gone, trial.wanted))
         elif verdict is _Verdict.GONE:
-            self.found = replace(found, gone=min(gone, trial.idle))
+            self.found = replace(found, gone=min(self._gone, trial.idle))
         else:
             self._silent.append(trial.idle)
 
     @property
+    def _gone(self) -> float:
+        return math.inf if self.found.gone is None else self.found.gone
+
+    @property
     def _high(self) -> float:
         """After so long a binding was gone, or silent."""
-        return min([self.found.gone or math.inf, *self._silent])
+        return min([self._gone, *self._silent])
 
     def _wanted(self) -> Optional[float]:
         """How long the next binding is to be idle; None: enough is known."""
@@ -274,7 +276,7 @@ class Discovery:
         if top - low > self._resolution:
             # Lifetimes are spread as 30, 60, 120, 300 are: the middle of their logarithms.
             return math.sqrt(low * top)
-        return high if high < (self.found.gone or math.inf) else None
+        return high if high < self._gone else None
 
     @property
     def _unsound(self) -> str:
